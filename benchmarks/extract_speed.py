@@ -24,7 +24,7 @@ from unittest.mock import patch
 import av
 import numpy as np
 import torch
-from side_by_side import PLAIN, Row, Side, decode_s, matrix_rate, list_clips, report
+from side_by_side import PLAIN, Row, Side, decode_s, list_clips, matrix_rate, report
 
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media

@@ -36,7 +36,7 @@ Part = tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Owner:
+class NetworkFolder:
     """The network whose features a folder holds: the attributes that every part in the folder must have."""
 
     folder: Path
@@ -105,7 +105,7 @@ def open_features(file: Path) -> Iterator[Part]:
 
 
 @contextmanager
-def _open_own(owner: Owner, file: Path) -> Iterator[Part]:
+def _open_own(owner: NetworkFolder, file: Path) -> Iterator[Part]:
     """`open_features` of a part that must belong to `owner`."""
     with open_features(file) as (part, attributes):
         source = folder_of(str(attributes.get("source")))
@@ -115,7 +115,7 @@ def _open_own(owner: Owner, file: Path) -> Iterator[Part]:
         yield part, attributes
 
 
-def read_part_clips(owner: Owner, file: Path) -> Digests:
+def read_part_clips(owner: NetworkFolder, file: Path) -> Digests:
     """Clips of a part that must belong to `owner`."""
     with _open_own(owner, file) as (part, _):
         clips: Digests = part["clip"][()]
@@ -129,7 +129,7 @@ def check_each_once(file: Path, clips: Digests) -> None:
         raise DamagedPartError(f"{file}: holds clip {clip.decode()[:16]} twice")
 
 
-def valid_parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
+def valid_parts(owner: NetworkFolder) -> Iterator[tuple[Path, Digests]]:
     """Every valid part with its clips; damaged ones are quarantined."""
     return read_valid(part_files(owner.folder), lambda file: read_part_clips(owner, file))
 
@@ -137,12 +137,12 @@ def valid_parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
 # Reading
 
 
-def held(owner: Owner) -> Digests:
+def held(owner: NetworkFolder) -> Digests:
     """Digests of the clips with a row in the folder, sorted, each once."""
     return np.unique(np.concatenate([np.zeros(0, "S64"), *(clips for _, clips in valid_parts(owner))]))
 
 
-def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
+def read_rows(owner: NetworkFolder, wanted: Digests, names: Sequence[str]) -> Rows:
     """Rows of the wanted clips, S64 [N]; an array that not every part has is left out.
 
     Copies of a file have one digest, and so the same row.
@@ -206,7 +206,7 @@ def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str)
 
 
 def write_rows(
-    owner: Owner,
+    owner: NetworkFolder,
     clips: Sequence[str] | Digests,
     arrays: Arrays,
     *,
@@ -241,7 +241,7 @@ def _take(arrays: Arrays, rows: NDArray[Any]) -> Arrays:
     return {name: values[rows] for name, values in arrays.items()}
 
 
-def _check_values(owner: Owner, digests: Digests, arrays: Arrays, classes: Sequence[str]) -> None:
+def _check_values(owner: NetworkFolder, digests: Digests, arrays: Arrays, classes: Sequence[str]) -> None:
     for name, values in arrays.items():
         if len(values) != len(digests) or values.ndim < 2 or values.dtype != np.float32:
             raise CacheError(
@@ -266,7 +266,7 @@ def _short(digest: bytes) -> str:
     return digest.decode()[:16]
 
 
-def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> Digests:
+def _differing(owner: NetworkFolder, digests: Digests, arrays: Arrays) -> Digests:
     """Clips whose stored rows differ from these in any bit."""
     if not len(digests):
         return digests
@@ -282,7 +282,7 @@ def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> Digests:
     return digests[different & stored.found]
 
 
-def disagreements(owner: Owner) -> list[str]:
+def disagreements(owner: NetworkFolder) -> list[str]:
     """Sentences on parts of a folder that hold clips with other values than earlier parts."""
     stored: dict[bytes, tuple[Path, list[bytes]]] = {}
     sentences = []

@@ -1,8 +1,8 @@
-"""Finished fits, stored so that an interrupted or repeated `moodfuse fuse` repeats none of them.
+"""Finished fits, stored so that an interrupted or repeated `moodfuse fuse` can resume.
 
-A fit is stored with others in immutable parts, and found by the digest of everything that decides it. Each
+A fit is stored with others in immutable parts, and found by the digest of everything that determines it. Each
 folder is for one set of clips, labels and groups, so that its name shows when it is out of date. Damaged
-parts are quarantined, and their fits are made again.
+parts are quarantined, and their fits are repeated.
 """
 
 import time
@@ -131,7 +131,7 @@ def _read_fits(file: Path, wanted: Mapping[bytes, str]) -> dict[str, CachedFit]:
 def check_fits(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
     """Check that a part is fits of its folder's clips, else `DamagedPartError`."""
     if (attributes.get("format"), attributes.get("clips")) != (FORMAT, file.parent.name):
-        raise DamagedPartError(f"{file}: has no fits of its folder's clips")
+        raise DamagedPartError(f"{file}: its fits belong to other clips than its folder")
     check_dtypes(file, arrays, _DTYPES)
     shape, settings = arrays["shape"], attributes.get("settings")
     if not isinstance(settings, list) or shape.shape[1] != 2 or (shape < 0).any():

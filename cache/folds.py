@@ -122,7 +122,7 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     """The plan for these clips: clips keep their folds, new groups go where their labels are rarest.
 
     `plans` are all earlier ones, oldest first; `statuses` are all clips of the dataset, refused ones too.
-    Raises `InputError` if no plan allows a fair test.
+    Raises `InputError` if no plan gives valid held-out folds.
     """
     check_fold_numbers(status.clip for status in statuses)
     readable = [status for status in statuses if status.ok]
@@ -267,7 +267,7 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
 
 
 def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], folds: int) -> None:
-    """Check that a plan allows a fair test; `InputError` on few groups, an empty fold or an unseen class."""
+    """Check that a plan gives valid held-out folds; `InputError` on few groups, an empty fold or an unseen class."""
     groups = groups_per_label(clip_groups)
     if len(groups) < 2:
         raise InputError(
@@ -285,7 +285,7 @@ def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], fo
             raise InputError(f"fold {fold} is empty; use fewer folds, or correct the column 'fold'")
         if absent := sorted(set(groups) - _labels_outside(clip_groups, assignment, fold)):
             raise InputError(
-                f"label {absent[0]!r} is in fold {fold} only, so nothing could learn it for that fold; "
+                f"label {absent[0]!r} is in fold {fold} only, so it would be absent from the training folds; "
                 "run extract with --replan, with another --seed, or correct the column 'fold'"
             )
 
@@ -311,8 +311,8 @@ def check_modalities(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequen
             fold, label = min(few)
             name = MODALITY_NAMES.get(modality, modality)
             raise InputError(
-                f"label {label!r} has no clip with {name} outside fold {fold}, so nothing that reads {name} "
-                f"could learn it there; add clips that have it, leave out the sources that read {name}, or "
+                f"label {label!r} has no clip with {name} outside fold {fold}, so it would be absent "
+                f"from the training clips of sources that read {name}; add clips that have it, leave out the sources that read {name}, or "
                 "run extract with --missing refuse"
             )
 

@@ -202,7 +202,7 @@ class Manifest:
     def write_plan(self, plan: Plan, statuses: Sequence[ClipStatus]) -> bool:
         """Make a plan and its clips the current ones; returns whether anything changed."""
         if plan.records != (table_name(statuses),):
-            raise InputError(f"the plan is of clips {plan.records}, not of the given {table_name(statuses)}")
+            raise InputError(f"the plan was made for clips {plan.records}, got clips {table_name(statuses)}")
         write_part(self.path / "tables", "clips", table_arrays(statuses), ATTRIBUTES)
         current = next(iter(self.plans_of_repeat(plan.repeat)[-1:]), None)
         changed = (

@@ -224,9 +224,9 @@ def check_clip_part(file: Path, attributes: Attributes, *, form: str) -> None:
     if attributes.get("format") != form:
         raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}, not {form!r}")
     if (file.parent.name, file.name.rpartition("-")[0]) != (clip[:2], clip[:32]):
-        raise DamagedPartError(f"{file}: is of another clip than the one in its name")
+        raise DamagedPartError(f"{file}: its clip does not match the file name")
     if digest16(attributes.get("rules")) != file.parent.parent.name:
-        raise DamagedPartError(f"{file}: was made by other rules than those of its folder")
+        raise DamagedPartError(f"{file}: its rules do not match its folder")
 
 
 def find_clip(folder: Path, digest: str, *, form: str) -> Path | None:

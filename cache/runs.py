@@ -32,7 +32,7 @@ DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 _ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result in a run's predictions; the last two are optional."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_AGAIN = "run fuse again under another --run name"
+RERUN_HINT = "run fuse again under another --run name"
 FORMAT = "moodfuse-predictions"
 
 
@@ -55,7 +55,7 @@ class Result:
         Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that
         saw none either, except under the leaky protocol, whose networks saw every clip; rows sum to 1.
     notes : tuple of str
-        What a reader must know, such as ``"uncalibrated"``.
+        Warnings about the result, such as ``"uncalibrated"``.
     unscaled : ndarray of float64, shape (N, C), or None
         The same before temperature scaling; `None` where nothing was scaled.
     temperatures : tuple of float
@@ -145,7 +145,7 @@ def run_names(cache: FeatureCache) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (_sequence_of(cache, name), name)))
 
 
-def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
+def resolve_run_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
     """The given name of a new run, or the next ``<prefix>-N``; `InputError` if it is taken or not plain."""
     taken = set(run_names(cache))
     if name is None:
@@ -181,13 +181,13 @@ def _run_values(cache: FeatureCache, name: str) -> dict[str, Any]:
     file = run_folder(cache, name) / "run.json"
     values = read_json(file)
     if not isinstance(values, dict) or "protocol" not in values:
-        raise DamagedPartError(f"{file}: is not a run; {_AGAIN}")
+        raise DamagedPartError(f"{file}: is not a run; {RERUN_HINT}")
     return values
 
 
 def write_run(cache: FeatureCache, run: Run) -> Path:
     """Write a run; `run.json` last, so that a run is complete or absent. Returns its folder."""
-    check_new_name(cache, run.name)
+    resolve_run_name(cache, run.name)
     folder = run_folder(cache, run.name)
     values = {
         **vars(run),
@@ -249,9 +249,9 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
         record = {field.name: values[field.name] for field in fields(Run) if field.name in values}
         return Run(**_frozen(record) | {"results": results})
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedPartError(f"{folder}: is not a run ({error}); {_AGAIN}") from error
+        raise DamagedPartError(f"{folder}: is not a run ({error}); {RERUN_HINT}") from error
     except DamagedPartError as error:
-        raise CacheError(f"{error}; or {_AGAIN}") from error
+        raise CacheError(f"{error}; or {RERUN_HINT}") from error
 
 
 def _frozen(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The feature cache: sources, recipes, networks and blocks. `cache/FORMAT.md` is its published form.
 
 A `FeatureCache` is a thin reader and writer over a folder; the index is the directory listing. A holdout is a
-name that is looked up in the current plan; features are stored by what their network was tuned on.
+set of folds of the current plan; features are stored by what their network was tuned on.
 """
 
 import shlex
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moodfuse.cache.blocks import Owner, Rows, align_logits, held, read_rows, write_rows
+from moodfuse.cache.blocks import NetworkFolder, Rows, align_logits, held, read_rows, write_rows
 from moodfuse.cache.digests import Digests, canonical_json, digest16, digest_array, training_digest16
 from moodfuse.cache.errors import (
     CacheError,
@@ -29,10 +29,10 @@ from moodfuse.cache.storage.files import listing, quarantine, read_json, read_na
 from moodfuse.cache.storage.layout import folder_of
 
 FROZEN = "frozen"
-RECORD = "trained.json"
+TRAINING_FILE = "trained.json"
 """File of the clips, labels and roles that a network was tuned on."""
 CLIPS_PER_PART = 64
-MEND = "run extract again, or the moodfuse cache import that made it"
+REBUILD_HINT = "run extract again, or the moodfuse cache import that made it"
 TrainingClips = tuple[tuple[str, str, str], ...]
 
 
@@ -57,7 +57,9 @@ class FeatureCache(Manifest):
                 selections.append((file.name, read_named(file)))
             except DamagedPartError as error:
                 if not self._repairs:
-                    raise DamagedPartError(f"{error}; {MEND}: both choose their sources again") from error
+                    raise DamagedPartError(
+                        f"{error}; {REBUILD_HINT}: both choose their sources again"
+                    ) from error
                 quarantine(file, str(error))
         selections.sort(key=lambda pair: (pair[1]["sequence"], pair[0]))
         return tuple(values for _, values in selections)
@@ -151,11 +153,11 @@ class FeatureCache(Manifest):
 
     # Networks and their features
 
-    def owner(self, recipe: Recipe, training_clips: TrainingClips | None) -> Owner:
+    def owner(self, recipe: Recipe, training_clips: TrainingClips | None) -> NetworkFolder:
         """The network whose features are in a block's folder: `training_clips=None` for the frozen one."""
         trained = FROZEN if training_clips is None else training_digest16(training_clips)
         folder = self.source_folder(recipe.source, recipe.digest16) / trained
-        return Owner(folder, recipe.source, recipe.digest16, trained)
+        return NetworkFolder(folder, recipe.source, recipe.digest16, trained)
 
     def block_folder(self, recipe: Recipe, training_clips: TrainingClips | None) -> Path:
         """Folder of the parts of one network: `training_clips=None` for the frozen one."""
@@ -170,7 +172,7 @@ class FeatureCache(Manifest):
         return folder / f"{owner.trained}.safetensors"
 
     @cached_property
-    def _known_roles(self) -> dict[tuple[Recipe, Holdout, int], tuple[Plan, TrainingClips]]:
+    def _training_clips_cache(self) -> dict[tuple[Recipe, Holdout, int], tuple[Plan, TrainingClips]]:
         """What `training_clips` has computed, by recipe, holdout and identity of the plan."""
         return {}
 
@@ -187,11 +189,11 @@ class FeatureCache(Manifest):
         plan = plan or self.plan
         holdout = Holdout.of(holdout)
         key = recipe, holdout, id(plan)
-        if key not in self._known_roles:
-            self._known_roles[key] = plan, self._compute_roles(recipe, holdout, plan)
-        return self._known_roles[key][1]
+        if key not in self._training_clips_cache:
+            self._training_clips_cache[key] = plan, self._compute_training_clips(recipe, holdout, plan)
+        return self._training_clips_cache[key][1]
 
-    def _compute_roles(self, recipe: Recipe, holdout: Holdout, plan: Plan) -> TrainingClips:
+    def _compute_training_clips(self, recipe: Recipe, holdout: Holdout, plan: Plan) -> TrainingClips:
         if holdout.folds is None:
             raise InputError(f"{recipe.source} is tuned ({recipe.depth}), so it has no block of holdout *")
         if beyond := sorted(fold for fold in holdout.folds if not 0 <= fold < plan.folds):
@@ -205,12 +207,12 @@ class FeatureCache(Manifest):
     def write_training_clips(self, recipe: Recipe, training_clips: TrainingClips) -> None:
         """Store what a network was tuned on with its features."""
         text = canonical_json([list(role) for role in sorted(training_clips)])
-        write_text(self.block_folder(recipe, training_clips) / RECORD, text)
+        write_text(self.block_folder(recipe, training_clips) / TRAINING_FILE, text)
 
     def has_record(self, recipe: Recipe, training_clips: TrainingClips) -> bool:
         """Whether an undamaged record of what a network was tuned on is stored with its features."""
         try:
-            check_trained(self.block_folder(recipe, training_clips) / RECORD)
+            check_trained(self.block_folder(recipe, training_clips) / TRAINING_FILE)
         except CacheError:
             return False
         return True
@@ -262,14 +264,14 @@ class FeatureCache(Manifest):
         wanted = Holdout.of(holdout) if recipe.sees_labels else Holdout.frozen()
         training_clips = self.training_clips(recipe, holdout, plan=plan)
         owner = self.owner(recipe, training_clips)
-        if training_clips is not None and not (owner.folder / RECORD).is_file():
+        if training_clips is not None and not (owner.folder / TRAINING_FILE).is_file():
             raise MissingBlockError(
                 f"{source} {wanted}: no network was tuned on the clips of the current plan (its labels, "
                 "groups or folds changed, or this holdout was never requested); "
                 f"run {self._command(recipe, wanted)}"
             )
         if training_clips is not None:
-            check_trained(owner.folder / RECORD)
+            check_trained(owner.folder / TRAINING_FILE)
         clips = self.clips
         digests = tuple(status.digest for status in clips)
         rows = read_rows(owner, digest_array(digests), ("embedding", "logits"))
@@ -280,7 +282,7 @@ class FeatureCache(Manifest):
             if clip.digest in present and not found
         ]
         if missing or "embedding" not in rows.arrays:
-            first = missing[0] if missing else "no clip has what it reads"
+            first = missing[0] if missing else "no clip has the modality of the source"
             raise MissingBlockError(
                 f"{source} {wanted}: no features of {len(missing)} of {len(clips)} clips (first: {first}); "
                 f"run {self._command(recipe, wanted)}"
@@ -301,7 +303,7 @@ class FeatureCache(Manifest):
         """Whether a network of this holdout was stored, without reading its features."""
         recipe = self.recipe(source)
         training_clips = self.training_clips(recipe, holdout, plan=plan)
-        return training_clips is None or (self.block_folder(recipe, training_clips) / RECORD).is_file()
+        return training_clips is None or (self.block_folder(recipe, training_clips) / TRAINING_FILE).is_file()
 
     def has_logits(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
         """Whether a source has logits under this holdout; embeddings are not read."""
@@ -335,9 +337,9 @@ def check_trained(file: Path) -> None:
     try:
         trained = training_digest16(read_json(file))
     except TypeError as error:
-        raise DamagedPartError(f"{file}: is not a list of roles; {MEND}") from error
+        raise DamagedPartError(f"{file}: is not a list of roles; {REBUILD_HINT}") from error
     if trained != file.parent.name:
-        raise DamagedPartError(f"{file}: content does not match its folder's name; {MEND}")
+        raise DamagedPartError(f"{file}: content does not match its folder's name; {REBUILD_HINT}")
 
 
 def read_recipe(file: Path) -> Recipe:
@@ -345,7 +347,7 @@ def read_recipe(file: Path) -> Recipe:
     try:
         recipe = recipe_from_mapping(read_json(file))
     except (TypeError, AttributeError, InputError) as error:
-        raise DamagedPartError(f"{file}: is not a recipe ({error}); {MEND}") from error
+        raise DamagedPartError(f"{file}: is not a recipe ({error}); {REBUILD_HINT}") from error
     if (folder_of(recipe.source), recipe.digest16) != file.parts[-3:-1]:
-        raise DamagedPartError(f"{file}: content does not match its folder's name; {MEND}")
+        raise DamagedPartError(f"{file}: content does not match its folder's name; {REBUILD_HINT}")
     return recipe

@@ -1,4 +1,4 @@
-"""Stage three: metrics, confidence intervals, significance tests and reports. It fits nothing."""
+"""Stage three: metrics, confidence intervals, significance tests and reports. No model is fitted."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

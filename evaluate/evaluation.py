@@ -19,9 +19,9 @@ from moodfuse.evaluate.intervals import (
     UNDEFINED,
     GroupResamples,
     Interval,
-    counted_groups,
     effective_groups,
     few_groups_warning,
+    format_group_count,
     resample_groups,
 )
 from moodfuse.evaluate.metrics import Floats, Labels, ReliabilityBin
@@ -36,7 +36,7 @@ from moodfuse.evaluate.paired import (
     source_importance,
 )
 from moodfuse.evaluate.scoring import Score, score_resamples
-from moodfuse.evaluate.selection import Headline, corrected_best
+from moodfuse.evaluate.selection import BestEstimate, estimate_best
 
 TEST = "test"
 """Protocol of a run whose clips are a test set that one model predicted."""
@@ -133,7 +133,7 @@ class Evaluation:
     scored: tuple[ResultScore, ...]
     draws: int
     seed: int
-    headline: Headline | None = None
+    headline: BestEstimate | None = None
     paired: tuple[PairedTest, ...] = ()
     importance: tuple[SourceImportance, ...] = ()
     inflation: Inflation | None = None
@@ -204,8 +204,8 @@ class Evaluation:
             "conservative"
             if any(test.baseline == "best single source" for test in self.paired)
             else None,
-            f"95 % t intervals over {counted_groups(self.group_count, effective)} from {self.draws} "
-            f"bootstrap draws (seed {self.seed}); they cover the choice of clips, not another training",
+            f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
+            f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, not the variation between trainings",
         ]
         return list(dict.fromkeys(note for note in notes if note))
 
@@ -234,7 +234,7 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     scored = tuple(score_results(run, resamples, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = corrected_best(labels, table, resamples) if len(table) > 1 else None
+    headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
     paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, by_key, resamples)

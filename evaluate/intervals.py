@@ -21,9 +21,9 @@ DRAWS = 2000
 COVERAGE = 0.95
 UNKNOWN = "–"
 """Shown for a number that is not defined."""
-WORST_LOSS = float(-np.log(LOG_EPS))
+MAX_LOSS = float(-np.log(LOG_EPS))
 """The largest loss of a clip, in nats: about 36."""
-LEAST_GROUPS, FEW_GROUPS = 2, 30
+MIN_GROUPS, FEW_GROUPS = 2, 30
 SIMULATED = {
     3: {"accuracy": 0.99, "macro_f1": 0.98, "auc": 0.99, "log_loss": 0.94},
     6: {"accuracy": 0.98, "macro_f1": 0.96, "auc": 0.99, "log_loss": 0.91},
@@ -63,7 +63,7 @@ UNDEFINED = Interval(float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Scale:
-    """The range of a metric; with `logarithm` that of a loss, between 0 and `WORST_LOSS`."""
+    """The range of a metric; with `logarithm` that of a loss, between 0 and `MAX_LOSS`."""
 
     low: float
     high: float
@@ -142,7 +142,7 @@ def _effective(sizes: Labels) -> float:
     return int(sizes.sum()) ** 2 / int((sizes**2).sum())
 
 
-def counted_groups(groups: int, effective: float) -> str:
+def format_group_count(groups: int, effective: float) -> str:
     """``"52 groups"``, or ``"40 groups (effective number 14)"`` where their sizes differ."""
     about = f"{effective:.0f}" if effective >= 2 else f"{effective:.1f}"
     text = f"{groups} group" if groups == 1 else f"{groups} groups"
@@ -155,8 +155,8 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
         return None
     if groups < 2:
         return "only one group: no interval can be computed"
-    counted = counted_groups(groups, effective)
-    if effective < LEAST_GROUPS:
+    counted = format_group_count(groups, effective)
+    if effective < MIN_GROUPS:
         return f"{counted}: no interval can be computed"
     known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
     covered = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
@@ -171,7 +171,7 @@ def bootstrap_intervals(
     labels: Labels, probabilities: Floats, resamples: GroupResamples
 ) -> dict[str, Interval]:
     """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
-    if resamples.effective < LEAST_GROUPS:
+    if resamples.effective < MIN_GROUPS:
         return dict.fromkeys(METRICS, UNDEFINED)
     chunks = [all_metrics(labels, probabilities, weights) for weights in resamples.weights()]
     best, worst = np.clip([probabilities.max(), probabilities.min()], LOG_EPS, 1.0)
@@ -189,7 +189,7 @@ def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROP
     Undefined draws are NaN. The interval is undefined for fewer than 2 effective groups or 2 defined draws.
     """
     defined = values[~np.isnan(values)]
-    if groups < LEAST_GROUPS or len(defined) < 2 or np.isnan(estimate):
+    if groups < MIN_GROUPS or len(defined) < 2 or np.isnan(estimate):
         return UNDEFINED
     return t_interval(estimate, float(defined.std(ddof=1)) * np.sqrt(groups / (groups - 1)), groups, scale)
 
@@ -213,7 +213,7 @@ def t_interval(estimate: float, error: float, groups: float, scale: Scale = PROP
     """
     from scipy.special import expit, logit, stdtrit
 
-    if groups < LEAST_GROUPS:
+    if groups < MIN_GROUPS:
         return UNDEFINED
     width = scale.high - scale.low
     tail = (1 - COVERAGE) / 2
@@ -223,8 +223,8 @@ def t_interval(estimate: float, error: float, groups: float, scale: Scale = PROP
         return Interval(float(min(low, estimate)), float(max(high, estimate)))
     reach = float(stdtrit(groups - 1, 1 - tail)) * error
     if scale.logarithm:
-        low, high = -reach / estimate, min(reach / estimate, np.log(WORST_LOSS / estimate))
-        return Interval(float(estimate * np.exp(low)), float(min(estimate * np.exp(high), WORST_LOSS)))
+        low, high = -reach / estimate, min(reach / estimate, np.log(MAX_LOSS / estimate))
+        return Interval(float(estimate * np.exp(low)), float(min(estimate * np.exp(high), MAX_LOSS)))
     fraction = (estimate - scale.low) / width
     middle, step = logit(fraction), reach / width / (fraction * (1 - fraction))
     low, high = (scale.low + width * float(expit(end)) for end in (middle - step, middle + step))

@@ -57,7 +57,7 @@ def macro_f1(labels: Labels, probabilities: Floats, weights: Floats | None = Non
 def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
     """Area under the ROC curve of each class against the rest, [..., C]; ties count one half.
 
-    NaN where a class is absent, or alone, among the clips of positive weight. Weights of float32 are summed
+    NaN where a class is absent, or the only class, among the clips of positive weight. Weights of float32 are summed
     in float32, which is 1.4 times faster and accurate to about 6 digits.
     """
     w = weights if weights is not None and weights.dtype == np.float32 else _weights(labels, weights)
@@ -92,8 +92,8 @@ def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) ->
 def clip_losses(labels: Labels, probabilities: Floats) -> Floats:
     """Negative natural logarithm of each clip's true-class probability, [N].
 
-    The probability is raised to float64's machine epsilon, as in scikit-learn, so a clip costs 36 nats at
-    most.
+    Probabilities are clipped to at least float64's machine epsilon, as in scikit-learn, so the loss of a clip
+    is at most 36 nats.
     """
     return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], LOG_EPS, 1.0)))
 
@@ -197,8 +197,8 @@ def confusion_matrix(labels: Labels, probabilities: Floats) -> NDArray[np.int64]
 def roc_curve(labels: Labels, probabilities: Floats, index: int) -> tuple[Floats, Floats]:
     """False and true positive rates of one class against the rest, from (0, 0) to (1, 1).
 
-    One point per distinct score; straight lines between them give ties one half. The class must be present,
-    and not alone.
+    One point per distinct score; straight lines between them, so ties count one half. The class must be
+    present, and not the only class.
     """
     order = np.argsort(-probabilities[:, index], kind="stable")
     ranked, positive = probabilities[order, index], labels[order] == index

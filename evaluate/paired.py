@@ -1,7 +1,7 @@
 """Differences of accuracy on the same clips: tests, contributions of sources, inflation of a leaky run.
 
-The test is a sign-flip permutation test over groups: if two results are equally good, the surplus of correct
-answers in a group is as likely on either side (Good 2005, Permutation, Parametric and Bootstrap Tests of
+The test is a sign-flip permutation test over groups: if two results are equally good, the sign of
+the difference in a group is exchangeable (Good 2005, Permutation, Parametric and Bootstrap Tests of
 Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The distribution over all 2**G flips
 is computed exactly. Several tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
 
@@ -25,10 +25,10 @@ from moodfuse.evaluate.metrics import Floats, Labels, is_correct
 
 LEVEL = 0.05
 """Significance level of the tests."""
-LEAST_P = 0.001
+MIN_P = 0.001
 """Smaller p-values are not written out."""
 _RESOLUTION = 1e-12
-MOST_SOURCES = 8
+MAX_SOURCES = 8
 """Larger sets of sources have no Shapley values."""
 MEAN_HEAD = ("mean", "logits")
 """Head and level whose result on one source is the network's own."""
@@ -134,8 +134,8 @@ def holm(p_values: Floats) -> Floats:
 
 def format_p(value: float) -> str:
     """A p-value with two significant digits, such as ``"p = 0.048"``, never 0."""
-    if value < LEAST_P:
-        return f"p < {LEAST_P}"
+    if value < MIN_P:
+        return f"p < {MIN_P}"
     return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
@@ -162,8 +162,8 @@ def source_importance(
     """Shapley values and drops for every head and level that `table` has on every subset of its sources.
 
     `table` holds probabilities [N, C] by (sources, head, level). Sources that are never fused with each
-    other, such as one network under two recipes, are taken separately; sets of more than `MOST_SOURCES` are
-    left out. The rows are in the order of `table`, then by falling Shapley value.
+    other, such as one network under two recipes, are taken separately; sets of more than `MAX_SOURCES` are
+    left out. The rows are in the order of `table`, then by descending Shapley value.
     """
     correct = {key: is_correct(labels, values) for key, values in table.items()}
     networks = {frozenset(sources): right for (sources, head, _), right in correct.items() if head == NETWORK}
@@ -176,7 +176,7 @@ def source_importance(
         fused = {frozenset(key[0]): right for key, right in correct.items() if key[1:] == (head, level)}
         known = {**networks, **fused} if (head, level) == MEAN_HEAD else fused
         for sources in _connected(fused):
-            if not 2 <= len(sources) <= MOST_SOURCES:
+            if not 2 <= len(sources) <= MAX_SOURCES:
                 continue
             sizes = range(1, len(sources) + 1)
             subsets = [frozenset(names) for size in sizes for names in combinations(sources, size)]

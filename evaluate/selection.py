@@ -1,6 +1,6 @@
 """The best of many results: its accuracy corrected for the selection, and the results that are not worse.
 
-The best of many results on some clips is partly the luckiest. Bootstrap bias-corrected cross-validation
+The maximum of many scores is optimistically biased. Bootstrap bias-corrected cross-validation
 (Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection:
 in each bootstrap resample the best result is selected on the resampled groups and scored on the others. A
 resample selects on 63 % of the groups, so where results differ the estimate is slightly pessimistic. Its
@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from moodfuse.evaluate.intervals import (
+    MAX_LOSS,
     PROPORTION,
     UNDEFINED,
-    WORST_LOSS,
     GroupResamples,
     Interval,
     Scale,
@@ -32,11 +32,11 @@ from moodfuse.evaluate.intervals import (
 from moodfuse.evaluate.metrics import Floats, Labels, clip_losses, is_correct
 
 PICKS_SHOWN = 5
-_LOSS_DIFFERENCE = Scale(-WORST_LOSS, WORST_LOSS)
+_LOSS_DIFFERENCE = Scale(-MAX_LOSS, MAX_LOSS)
 
 
 @dataclass(frozen=True)
-class Headline:
+class BestEstimate:
     """The best of many results, with its optimistic own accuracy and that corrected for the selection.
 
     `picks` are the results that draws selected most often, five at most, with their fraction of the draws.
@@ -59,7 +59,7 @@ class Selection(NamedTuple):
     picks: Labels
 
 
-def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples) -> Headline:
+def estimate_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples) -> BestEstimate:
     """The best result by accuracy, ties by log loss, then by name; corrected for the selection."""
     names = sorted(table)
     correct = np.stack([is_correct(labels, table[name]) for name in names], axis=1)
@@ -68,7 +68,7 @@ def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: Group
     ((accuracy, interval),) = mean_intervals(correct[:, [best]], resamples, PROPORTION)
     selection = select_and_test(correct, loss, resamples)
     picks = Counter(selection.picks.tolist()).most_common(PICKS_SHOWN)
-    return Headline(
+    return BestEstimate(
         result=names[best],
         accuracy=accuracy,
         accuracy_ci95=interval,
@@ -111,11 +111,13 @@ def _best_columns(hits: Floats, losses: Floats) -> Labels:
     return np.asarray(ranked.argmin(axis=1))
 
 
-def not_worse(labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples) -> dict[str, float]:
+def find_equivalent_results(
+    labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples
+) -> dict[str, float]:
     """Results that are not significantly worse than that of least log loss, with their loss, sorted by it.
 
     A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no
-    correction for the number of results: one that is kept has not been shown to be worse, no more.
+    correction for the number of results, and a result in this set has not been shown to be equivalent.
     """
     names = sorted(table)
     losses = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)

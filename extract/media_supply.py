@@ -20,7 +20,7 @@ from moodfuse.cache.media import CODING, Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
-from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
+from moodfuse.extract.dataset.ingest import DecodeSettings, decode_again, decode_dataset
 from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, make_media
 from moodfuse.extract.networks import Preprocessing, VideoPreprocessing
 from moodfuse.extract.networks.registry import AudioPreprocessing
@@ -43,7 +43,9 @@ def media_supply(
 ) -> Iterator["KeptMedia | StreamedMedia"]:
     """Decode into the cache, or past it if `settings.keep_media` is false."""
     if settings.keep_media:
-        yield KeptMedia(cache, recipes, Decoding(settings.jobs, impute=settings.impute, rules=settings.rules))
+        yield KeptMedia(
+            cache, recipes, DecodeSettings(settings.jobs, impute=settings.impute, rules=settings.rules)
+        )
         return
     for recipe in recipes:
         if recipe.depth == "full" and recipe.modality == "picture":
@@ -119,16 +121,16 @@ class KeptMedia:
 
     embedded = 0
 
-    def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: Decoding) -> None:
+    def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: DecodeSettings) -> None:
         self.cache, self.decoding = cache, replace(decoding, on_decoded=self._keep)
         kept = choose_renditions(read_preprocessing(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
         self._stored: set[str] = set()  # clips of this run
 
-    def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
+    def decode_dataset(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and stored."""
-        return examine(self.cache, clips, self.decoding)
+        return decode_dataset(self.cache, clips, self.decoding)
 
     def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
         """Decode again what the store no longer holds, or not at the size that a source reads."""
@@ -194,7 +196,7 @@ class StreamedMedia:
         folder: Path,
     ) -> None:
         self.cache, self.settings, self.folder = cache, settings, folder
-        self._decoding = Decoding(
+        self._decoding = DecodeSettings(
             settings.jobs, settings.impute, settings.rules, on_decoded=self._on_decoded, chunk=CLIPS_PER_PART
         )
         self._trunks: dict[tuple[str, str], FrozenTrunk] = {}
@@ -215,11 +217,11 @@ class StreamedMedia:
         """Where a network that is tuned whole reads its clips."""
         return find_store(self.folder, read_preprocessing(recipe))
 
-    def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
+    def decode_dataset(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and pass the trunks."""
         too_early = self.settings.strict or self.settings.dry_run
         decoding = replace(self._decoding, on_decoded=None) if too_early else self._decoding
-        statuses = examine(self.cache, clips, decoding)
+        statuses = decode_dataset(self.cache, clips, decoding)
         self._flush()
         return statuses
 

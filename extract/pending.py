@@ -19,7 +19,7 @@ from moodfuse.extract.progress import track
 from moodfuse.extract.settings import NetworkChoice
 
 T = TypeVar("T")
-LEAST_CLIPS = 8  # measuring takes about as long as fewer clips take to pass a network
+MIN_CLIPS = 8  # measuring takes about as long as fewer clips take to pass a network
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Work:
     @property
     def is_long(self) -> bool:
         """Whether the work takes so long that measuring it first pays."""
-        return bool(self.networks) or self.body or len(self.trunk) >= LEAST_CLIPS
+        return bool(self.networks) or self.body or len(self.trunk) >= MIN_CLIPS
 
 
 def find_work(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Work:

@@ -20,7 +20,7 @@ from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
-from moodfuse.extract.dataset.ingest import Decoding
+from moodfuse.extract.dataset.ingest import DecodeSettings
 from moodfuse.extract.dataset.scan import scan_data
 from moodfuse.extract.estimate import describe_work
 from moodfuse.extract.media.limits import Limits
@@ -76,7 +76,7 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     with media_supply(cache, recipes, settings) as media:
         if settings.scheduler is not None:
             decode_on_cluster(settings, recipes, data.clips)
-        statuses = media.examine(data.clips)
+        statuses = media.decode_dataset(data.clips)
         refused = tuple(status for status in statuses if not status.ok)
         for line in describe_statuses(statuses):
             report(line)
@@ -241,8 +241,8 @@ def compute_on_cluster(settings: ExtractSettings, todo: Sequence[Work]) -> tuple
 
 def decode_task(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Sequence[Clip]) -> None:
     """Decode clips into the cache, on a worker; one file at a time, since a machine runs several workers."""
-    decoding = Decoding(1, settings.impute, replace(settings.rules, max_failures=None))
-    KeptMedia(FeatureCache(settings.cache), recipes, decoding).examine(clips)
+    decoding = DecodeSettings(1, settings.impute, replace(settings.rules, max_failures=None))
+    KeptMedia(FeatureCache(settings.cache), recipes, decoding).decode_dataset(clips)
 
 
 def compute_task(settings: ExtractSettings, work: Work) -> tuple[int, int]:

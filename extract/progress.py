@@ -55,7 +55,7 @@ class TooManyRefusedError(MoodfuseError):
     """The batch was stopped because too many clips were refused."""
 
 
-class Tally:
+class FailureCounter:
     """Counts the refused clips of a batch, and stops it at `rules.max_failures` of them."""
 
     def __init__(self, rules: ReadingRules) -> None:

@@ -17,7 +17,7 @@ from moodfuse.cache.digests import digest
 from moodfuse.cache.fits import CachedFit, FitCache
 from moodfuse.cache.folds import MIN_INNER_GROUPS, groups_per_label
 from moodfuse.cache.records import ClipStatus, Plan
-from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run, check_new_name
+from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run, resolve_run_name
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import fit_features
 from moodfuse.fuse.fitting import Call, FitRunner, fitted_head, predict
@@ -84,7 +84,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     name, is_leaky = settings.run, settings.protocol == LEAKY
     if is_leaky and name is not None and not name.startswith(LEAKY):
         name = f"{LEAKY}-{name}"
-    name = check_new_name(cache, name, prefix=LEAKY if is_leaky else "run")
+    name = resolve_run_name(cache, name, prefix=LEAKY if is_leaky else "run")
     results = list_planned_results(cache, settings)
     inputs = read_inputs(cache, collect_sources(results), settings.protocol)
     plans, note = choose_plans(inputs, settings.repeats)

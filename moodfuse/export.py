@@ -22,7 +22,7 @@ from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.scoring import score_resamples
-from moodfuse.evaluate.selection import corrected_best, not_worse
+from moodfuse.evaluate.selection import estimate_best, find_equivalent_results
 from moodfuse.fuse.ablation import list_missing_modalities, read_library_versions
 from moodfuse.fuse.final_fit import (
     FinalModel,
@@ -195,7 +195,7 @@ def _select_best(
         why = next(iter(reasons.values()), "it has none")
         raise InputError(f"no result of run {run.name!r} can be exported: {why}")
     table = {name: result.probabilities for name, result in candidates.items()}
-    losses = not_worse(run_labels(run), table, resamples)
+    losses = find_equivalent_results(run_labels(run), table, resamples)
     lowest, loss = next(iter(losses.items()))
     sizes = {name: _network_bytes(cache, _scored(run, candidates[name])) for name in losses}
     name = min(losses, key=lambda name: (sizes[name], len(candidates[name].sources), losses[name], name))
@@ -287,7 +287,7 @@ def _expected_scores(run: Run, result: Result, resamples: GroupResamples) -> dic
         scores[f"{name}_ci95"] = [_json_number(end) for end in getattr(score, f"{name}_ci95").ends]
     if len(run.results) > 1:
         probabilities = {scored.name: scored.probabilities for scored in run.results}
-        best = corrected_best(labels, probabilities, resamples)
+        best = estimate_best(labels, probabilities, resamples)
         scores["best_corrected"] = _json_number(best.corrected)
         scores["best_corrected_ci95"] = [_json_number(end) for end in best.corrected_ci95.ends]
     return scores

@@ -81,7 +81,7 @@ def fuse_command(
 
     Then: moodfuse fuse --cache work --run run-1 --export best
     """
-    from moodfuse.cache.runs import check_new_name, read_run, run_names
+    from moodfuse.cache.runs import read_run, resolve_run_name, run_names
     from moodfuse.cache.store import FeatureCache
     from moodfuse.fuse.settings import AblationSettings
 
@@ -109,7 +109,7 @@ def fuse_command(
         )
         run = read_run(cache, run_name)
     else:
-        check_planned(cache, ablation, settings(check_new_name(cache, run_name)))
+        check_planned(cache, ablation, settings(resolve_run_name(cache, run_name)))
         run = _fuse(cache, ablation)
     _export(cache, run, settings(run.name))
 

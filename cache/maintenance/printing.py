@@ -15,7 +15,7 @@ from rich.table import Table
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
 from moodfuse.cache.maintenance.listing import CURRENT, BlockInfo, Inventory, RecipeInfo, RunInfo
-from moodfuse.cache.maintenance.prune import Pruning
+from moodfuse.cache.maintenance.prune import PrunePlan
 from moodfuse.cache.maintenance.repair import Repair
 from moodfuse.cache.maintenance.verify import Verification
 from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN
@@ -29,7 +29,7 @@ _KINDS = {BAD: "set_aside", TEMPORARY: "temporaries", UNKNOWN: "unknown"}
 def _print_table(
     title: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """Print a table whose text columns fold, so that no column is dropped in a narrow terminal."""
+    """Print a table whose text columns wrap, so that no column is dropped in a narrow terminal."""
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     for name in texts:
         table.add_column(name, overflow="fold")
@@ -136,7 +136,7 @@ def summary_lines(inventory: Inventory) -> Iterator[str]:
         )
         yield (
             f"clips: {clips['listed']} listed, {clips['ok']} readable, {clips['refused']} refused, "
-            f"{clips['test']} for tests"
+            f"{clips['test']} in the test split"
         )
     media_clips, media_bytes = _count_media(inventory)
     if media_clips:
@@ -211,7 +211,7 @@ def print_verification(root: Path, verification: Verification) -> None:
 
 def print_repair(root: Path, done: Repair) -> None:
     """Print what was quarantined and rewritten, what failed, and the commands that restore the rest."""
-    _print_lines(f"quarantined: {path}.bad" for path in done.quarantine)
+    _print_lines(f"quarantined: {path}.bad" for path in done.quarantined)
     _print_lines(f"rewritten: {path}" for path in done.rewritten)
     _print_lines(f"failed: {sentence}" for sentence in done.failed)
     if not done.remedies:
@@ -222,7 +222,7 @@ def print_repair(root: Path, done: Repair) -> None:
         _print_lines(["the commands that filled this cache:", *(f"  {command}" for command in commands)])
 
 
-def print_pruning(pruning: Pruning, failed: Sequence[str], *, dry_run: bool) -> None:
+def print_pruning(pruning: PrunePlan, failed: Sequence[str], *, dry_run: bool) -> None:
     """Print what is to be removed, or was, with reasons; what stays; and the space that this frees."""
     rows = [(removal.relative_path, removal.reason, size(removal.bytes)) for removal in pruning.removals]
     _print_table("", ("file or folder", "reason"), ("size",), rows)

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from moodfuse.cache.errors import DamagedPartError, UnknownNameError
 from moodfuse.cache.maintenance.listing import CURRENT, UNFINISHED, Inventory, RecipeInfo
 from moodfuse.cache.storage.files import STALE_S, TEMPORARY_PREFIX, sync_folder
-from moodfuse.cache.storage.layout import BAD, TEMPORARY, Entry, behind_link, folder_of
-from moodfuse.cache.store import MEND
+from moodfuse.cache.storage.layout import BAD, TEMPORARY, Entry, folder_of, is_behind_link
+from moodfuse.cache.store import REBUILD_HINT
 
 PRUNED_PREFIX = f"{TEMPORARY_PREFIX}pruned-"
 """Prefix of a folder that is being removed; the next prune removes what a killed one left."""
@@ -33,7 +33,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Pruning:
+class PrunePlan:
     """What to remove, and sentences on what stays although nothing reads it."""
 
     removals: tuple[Removal, ...]
@@ -50,7 +50,7 @@ def choose_removals(
     fits: bool = False,
     runs: Sequence[str] = (),
     bad: bool = False,
-) -> Pruning:
+) -> PrunePlan:
     """Decide what to remove, by the options of `cache prune`. Nothing is changed.
 
     `inventory` is read without `sources`; `now_s` are seconds since 1970. Raises `UnknownNameError` if there
@@ -83,7 +83,7 @@ def choose_removals(
     removals += _choose_leftovers(inventory, now_s, of_any_age=bad)
     removals, linked = _leave_out(inventory, removals)
     kept += [f"{path}: is behind a link, which is not followed; remove it yourself" for path in linked]
-    return Pruning(tuple(removals), tuple(kept))
+    return PrunePlan(tuple(removals), tuple(kept))
 
 
 def _leave_out(inventory: Inventory, removals: Sequence[Removal]) -> tuple[list[Removal], list[str]]:
@@ -94,7 +94,7 @@ def _leave_out(inventory: Inventory, removals: Sequence[Removal]) -> tuple[list[
         for path, removal in unique.items()
         if not any(str(folder) in unique for folder in PurePosixPath(path).parents)
     ]
-    linked = [r.relative_path for r in outer if behind_link(inventory.path, r.relative_path)]
+    linked = [r.relative_path for r in outer if is_behind_link(inventory.path, r.relative_path)]
     return [removal for removal in outer if removal.relative_path not in linked], linked
 
 
@@ -104,7 +104,7 @@ def _check_use_is_known(inventory: Inventory) -> None:
         if entry.parents[:1] in (("plans",), ("sources",)):
             raise DamagedPartError(
                 f"{entry.path}: was quarantined as damaged, so an older plan or choice of sources may be "
-                f"current now; {MEND}, then: moodfuse cache prune --no-recipes --bad --yes --cache "
+                f"current now; {REBUILD_HINT}, then: moodfuse cache prune --no-recipes --bad --yes --cache "
                 f"{inventory.path}"
             )
     for recipe in inventory.recipes:

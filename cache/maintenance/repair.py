@@ -13,7 +13,7 @@ from moodfuse.cache.maintenance.verify import DAMAGED, UNREADABLE, Fault, Verifi
 from moodfuse.cache.manifest import MARKER, VIEW, marker_text
 from moodfuse.cache.recipe import IMPORT, Recipe, find_import_recipe, frozen_counterpart
 from moodfuse.cache.storage.files import quarantine, write_text
-from moodfuse.cache.storage.layout import behind_link
+from moodfuse.cache.storage.layout import is_behind_link
 from moodfuse.cache.store import FeatureCache
 
 
@@ -21,10 +21,10 @@ from moodfuse.cache.store import FeatureCache
 class Repair:
     """What a repair did: paths of files, sentences on what failed, and commands that restore what was lost.
 
-    The names of the files `quarantine` now end in ``.bad``; those `rewritten` follow from other files.
+    The names of the files `quarantined` now end in ``.bad``; those `rewritten` follow from other files.
     """
 
-    quarantine: tuple[str, ...]
+    quarantined: tuple[str, ...]
     rewritten: tuple[str, ...]
     failed: tuple[str, ...]
     remedies: tuple[str, ...]
@@ -39,7 +39,7 @@ def repair(root: Path, verification: Verification) -> Repair:
     failed: list[str] = []
     for fault in sorted(lost, key=lambda fault: fault.kind not in ("marker", "recipe")):
         try:
-            if fault.state == DAMAGED and behind_link(root, fault.relative_path):
+            if fault.state == DAMAGED and is_behind_link(root, fault.relative_path):
                 raise CacheError(
                     f"{root / fault.relative_path}: is behind a link and not followed; move it yourself"
                 )

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from moodfuse.cache.audits import FORMAT_OF_MARKS, check_marks, read_audit_file
-from moodfuse.cache.blocks import Owner, check_each_once, disagreements, open_features, part_files
+from moodfuse.cache.blocks import NetworkFolder, check_each_once, disagreements, open_features, part_files
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MoodfuseError, SchemaError
@@ -213,7 +213,7 @@ def verify(root: Path, *, show_progress: bool = False) -> Verification:
         sentence
         for folder in folders
         if folder not in damaged_folders
-        for sentence in disagreements(Owner(folder, *folder.parts[-3:]))
+        for sentence in disagreements(NetworkFolder(folder, *folder.parts[-3:]))
     ]
     missing, stale_clips_csv = _check_current(root, faults)
     others = {

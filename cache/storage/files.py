@@ -27,7 +27,7 @@ T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
 BAD_SUFFIX = ".bad"
 STALE_S = 24 * 3600.0
-"""A temporary that is older has no writer any more."""
+"""Older temporaries are considered abandoned."""
 
 
 # Writing

@@ -64,7 +64,7 @@ class Entry:
     Attributes
     ----------
     path : Path
-    place : str
+    relative_path : str
         Path below the cache folder, parts joined by ``/``.
     kind : str
         A key of `KINDS`, or ``temporary``, ``bad`` (a quarantined file), ``unknown`` or ``folder``.
@@ -153,7 +153,7 @@ def _links_to_parent(path: Path) -> bool:
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
-def behind_link(root: Path, relative_path: str) -> bool:
+def is_behind_link(root: Path, relative_path: str) -> bool:
     """Whether a folder between the cache and a path in it is a link, so that the file may be elsewhere."""
     folders = [
         root.joinpath(*relative_path.split("/")[:count]) for count in range(1, relative_path.count("/") + 1)

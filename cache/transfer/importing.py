@@ -1,4 +1,4 @@
-"""Features that were made elsewhere become a source: `moodfuse cache import`.
+"""Precomputed features are imported as a source: `moodfuse cache import`.
 
 Everything is read, matched with the clips and checked before anything is written. The user states the
 holdout: ``*`` for features that used no label of these clips, otherwise the folds whose labels were not used.

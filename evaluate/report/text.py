@@ -145,7 +145,7 @@ def _limits(evaluation: Evaluation) -> Iterator[str]:
     for group in group_tests(evaluation):
         yield group.summary
     if not evaluation.marker:
-        yield "The intervals cover the choice of clips, not other kinds of music or another training."
+        yield "The intervals reflect the sampling of clips, not other kinds of music or the variation between trainings."
 
 
 def group_tests(evaluation: Evaluation) -> list[BaselineTests]:
@@ -277,7 +277,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def _print_table(content: TextTable) -> None:
-    """Print a table whose columns of text may fold; numbers stay on one line."""
+    """Print a table whose text columns may wrap; numbers stay on one line."""
     table = Table(title=content.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for index, name in enumerate(content.columns):
         if index < content.text_columns or name == "notes":

@@ -1,1 +1,1 @@
-"""Which files and clips there are, and which of them are copies."""
+"""Scan datasets, decode their clips and detect copies."""

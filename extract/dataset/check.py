@@ -13,8 +13,8 @@ from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.duplicates import audit_clips, describe_audit, describe_copies
 from moodfuse.extract.dataset.ingest import (
-    Decoding,
-    examine,
+    DecodeSettings,
+    decode_dataset,
     hash_files,
     make_outcome,
     make_status,
@@ -25,7 +25,7 @@ from moodfuse.extract.media.container import MediaFacts
 from moodfuse.extract.media.decode import MEDIA_RULES
 from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, probe_many
-from moodfuse.extract.progress import Tally, describe_statuses, track
+from moodfuse.extract.progress import FailureCounter, describe_statuses, track
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ def check(
 
     The other arguments are named as in `ExtractSettings`. Raises `InputError` where `extract` would.
     """
-    decoding = Decoding(jobs, impute, rules or ReadingRules())
+    decoding = DecodeSettings(jobs, impute, rules or ReadingRules())
     scanned = scan_data(data, group_pattern=group_pattern, audio_files=impute)
     if decode:
         with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
             cache = FeatureCache(Path(folder) / "check", create=True)
-            statuses = examine(cache, scanned.clips, decoding)
+            statuses = decode_dataset(cache, scanned.clips, decoding)
             audit = audit_clips([status for status in statuses if status.ok], open_mark_store(cache))
         similar = describe_audit(audit) if audit is not None else ()
     else:
@@ -73,10 +73,10 @@ def check(
     return Check((*lines, f"plan: {plan.folds} folds of {counts} clips"), unreadable)
 
 
-def _read_headers(clips: Sequence[Clip], decoding: Decoding) -> list[ClipStatus]:
+def _read_headers(clips: Sequence[Clip], decoding: DecodeSettings) -> list[ClipStatus]:
     """Status of every clip by the headers of its file."""
     files, limits = hash_files(clips), decoding.rules.limits
-    groups, tally = join_groups(clips, files), Tally(decoding.rules)
+    groups, tally = join_groups(clips, files), FailureCounter(decoding.rules)
     requests = [
         DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, allow_missing=decoding.impute)
         for clip in clips

@@ -26,13 +26,13 @@ from moodfuse.extract.dataset.fingerprints import (
 from moodfuse.extract.dataset.ingest import open_mark_store
 
 log = logging.getLogger(__name__)
-LEAST_AUDIO = 12  # no two different recordings among 52 clips shared more than 8 hashes
-LEAST_FRAMES = 3  # no two different videos among 52 clips shared a frame
+MIN_AUDIO = 12  # no two different recordings among 52 clips shared more than 8 hashes
+MIN_FRAMES = 3  # no two different videos among 52 clips shared a frame
 MANY_CLIPS, FAN_OUT_OF_MANY = 1000, 6  # bounds the memory
 LONGEST_NUMBERING = 12  # a longer row of consecutive numbers, such as camera files, is no sign
 # Stored with each audit; another text makes the audit of every cache again.
 RULES = (
-    f"version 1: {LEAST_AUDIO} landmarks of the sound or {LEAST_FRAMES} frames alike at one distance in "
+    f"version 1: {MIN_AUDIO} landmarks of the sound or {MIN_FRAMES} frames alike at one distance in "
     "time; identical files; names that count"
 )
 REMEDY = (
@@ -59,9 +59,9 @@ def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
     same = {(finding.first, finding.second) for finding in files}
     fan_out = FAN_OUT if len(clips) < MANY_CLIPS else FAN_OUT_OF_MANY
     peaks = [join_peaks(clip.marks.peak_times, clip.marks.peak_bins, fan_out=fan_out) for clip in clips]
-    audio = match_audio(peaks, least=LEAST_AUDIO)
+    audio = match_audio(peaks, least=MIN_AUDIO)
     images = [Marks(clip.marks.frame_hashes, clip.marks.frame_times_s) for clip in clips]
-    frames = match_frames(images, least=LEAST_FRAMES)
+    frames = match_frames(images, least=MIN_FRAMES)
     others = [
         *(_similar("sound", clips, match) for match in audio),
         *(_similar("frames", clips, match) for match in frames),

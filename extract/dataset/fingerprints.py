@@ -29,7 +29,7 @@ FLAT = 6.0  # frames whose luma deviates less (of 255) are black or plain and ha
 NEAR_BITS = 6  # frames are similar if their hashes differ in at most this many of 64 bits
 BAND_BITS = 16  # frames are compared if one of the four bands of their hashes is equal
 
-MOST_PER_HASH = 40  # a hash that occurs more often, such as that of a steady tone, joins no pair
+MAX_PER_HASH = 40  # a hash that occurs more often, such as that of a steady tone, joins no pair
 AUDIO_TOLERANCE_S, FRAME_TOLERANCE_S = 0.064, 1.0  # frames are about a second apart
 _OFFSETS = 1 << 20  # more than the number of distances in time that two clips can have
 
@@ -144,12 +144,12 @@ def _equal_pairs(keys: NDArray[np.uint64], rows: Rows) -> tuple[Rows, Rows]:
     keys, rows = keys[order], rows[order]
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
     sizes = np.diff(np.append(starts, len(keys)))
-    used = np.repeat(np.where(sizes > MOST_PER_HASH, 1, sizes), sizes)
+    used = np.repeat(np.where(sizes > MAX_PER_HASH, 1, sizes), sizes)
     # How many rows with the same key come after each row.
     followers = used - 1 - (np.arange(len(keys)) - np.repeat(starts, sizes))
     positions = np.flatnonzero(followers > 0)
     ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for lag in range(1, MOST_PER_HASH):
+    for lag in range(1, MAX_PER_HASH):
         positions = positions[followers[positions] >= lag]
         ones.append(rows[positions])
         others.append(rows[positions + lag])

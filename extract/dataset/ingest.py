@@ -23,7 +23,7 @@ from moodfuse.extract.media.decode import MEDIA_RULES, SHORT_SIDE_PX, DecodedCli
 from moodfuse.extract.media.limits import MAX_FILE_BYTES, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from moodfuse.extract.pending import shared_chunks
-from moodfuse.extract.progress import Tally, track
+from moodfuse.extract.progress import FailureCounter, track
 from moodfuse.extract.runtime import import_torch_in_background
 
 # Raise the number whenever fingerprints change.
@@ -39,7 +39,7 @@ _UNREAD = "unread"  # begins the key of a clip whose file could not be hashed
 
 
 @dataclass(frozen=True)
-class Decoding:
+class DecodeSettings:
     """How clips are decoded, in `jobs` worker processes; `impute` accepts clips without an audio or video
     stream.
 
@@ -91,21 +91,21 @@ def _file_state(path: str | Path) -> tuple[int, int] | None:
     return None
 
 
-def examine(cache: FeatureCache, clips: Sequence[Clip], decoding: Decoding) -> list[ClipStatus]:
+def decode_dataset(cache: FeatureCache, clips: Sequence[Clip], decoding: DecodeSettings) -> list[ClipStatus]:
     """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded."""
     states = {clip.path: _file_state(clip.path) for clip in clips}
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
-    outcomes = _settled(cache, set(keys.values()), decoding)
+    outcomes = _find_reusable_outcomes(cache, set(keys.values()), decoding)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in outcomes}
-    tally = Tally(decoding.rules)
+    tally = FailureCounter(decoding.rules)
     for key, name in {key: name for name, key in keys.items() if key in outcomes}.items():
         if not outcomes[key].ok:
             tally.count(name, outcomes[key].reason)
 
     def needed(digests: Sequence[str]) -> Iterable[str]:
-        done = _settled(cache, digests, decoding)
+        done = _find_reusable_outcomes(cache, digests, decoding)
         return [digest for digest in digests if digest not in done]
 
     outcomes |= decode_clips(cache, wanted, decoding, needed=needed, tally=tally, states=states)
@@ -119,14 +119,16 @@ def _key(clip: Clip, file_sha256: str) -> str:
     return clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else f"{_UNREAD} {clip.id}"
 
 
-def _settled(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
+def _find_reusable_outcomes(
+    cache: FeatureCache, keys: Iterable[str], decoding: DecodeSettings
+) -> dict[str, Outcome]:
     """Recorded outcomes of clips; those of usable clips count only if their marks are stored too."""
     marks = open_mark_store(cache)
     known = _known_outcomes(cache, keys, decoding)
     return {digest: outcome for digest, outcome in known.items() if not outcome.ok or marks.holds(digest)}
 
 
-def _known_outcomes(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
+def _known_outcomes(cache: FeatureCache, keys: Iterable[str], decoding: DecodeSettings) -> dict[str, Outcome]:
     """Recorded outcomes under the present decoder and rules; a usable one is preferred."""
     known = {}
     for digest, outcomes in cache.outcomes([key for key in keys if not key.startswith(_UNREAD)]).items():
@@ -135,7 +137,7 @@ def _known_outcomes(cache: FeatureCache, keys: Iterable[str], decoding: Decoding
     return known
 
 
-def _is_valid(outcome: Outcome, decoding: Decoding) -> bool:
+def _is_valid(outcome: Outcome, decoding: DecodeSettings) -> bool:
     """Whether decoding the clip again would give the same outcome."""
     if outcome.decoder != (MEDIA_RULES if outcome.ok else REFUSAL_RULES) or outcome.reason in _RETRIED:
         return False
@@ -147,20 +149,20 @@ def _is_valid(outcome: Outcome, decoding: Decoding) -> bool:
 def decode_clips(
     cache: FeatureCache,
     wanted: Mapping[str, Clip],
-    decoding: Decoding,
+    decoding: DecodeSettings,
     *,
     needed: Callable[[Sequence[str]], Iterable[str]],
-    tally: Tally | None = None,
+    tally: FailureCounter | None = None,
     states: Mapping[str, tuple[int, int] | None] | None = None,
 ) -> dict[str, Outcome]:
     """Decode clips, by digest, and store their marks and outcomes; returns the outcomes.
 
     `needed` is called with each chunk of digests just before it is decoded, since another process may have
-    been faster. A file that is no longer in its state of `states`, when it was hashed, is refused.
+    decoded it already. A file whose size or time differs from `states`, taken before hashing, is refused.
     """
     if not wanted:
         return {}
-    tally = tally or Tally(decoding.rules)
+    tally = tally or FailureCounter(decoding.rules)
     keys: dict[DecodeRequest, str] = {}
 
     def requests() -> Iterator[DecodeRequest]:
@@ -187,7 +189,7 @@ def decode_clips(
             key = keys[request]
             is_hashed = not key.startswith(_UNREAD)
             if isinstance(result, DecodedClip) and not is_hashed:
-                result = MediaError("missing", request.path, "it could not be read at first")
+                result = MediaError("missing", request.path, "the file was unreadable when it was hashed")
             state = _file_state(request.path)
             if state is not None and states and state != states[wanted[key].path]:
                 result = MediaError("changed", request.path)
@@ -230,7 +232,7 @@ def make_status(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -
 def decode_again(
     cache: FeatureCache,
     wanted: Mapping[str, Clip],
-    decoding: Decoding,
+    decoding: DecodeSettings,
     *,
     needed: Callable[[Sequence[str]], Iterable[str]],
 ) -> None:

@@ -153,7 +153,7 @@ def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:
 
 
 def _check_splits(data: Path, clips: Sequence[Clip]) -> None:
-    """Raise `InputError` if folders that are named like splits take the level of the labels."""
+    """Raise `InputError` if the top-level folders look like splits instead of labels."""
     labels: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         split, *folders, _ = clip.id.split("/")
@@ -210,8 +210,8 @@ class FolderFiles:
 def find_media(folder: Path) -> FolderFiles:
     """Find the media files of a folder at any depth.
 
-    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent
-    folder ends, and a folder keeps the name that it has without links. A folder that cannot be read is an
+    Links to folders are followed after all real folders. Each folder is read once, so circular links
+    are harmless, and a folder keeps the name that it has without links. A folder that cannot be read is an
     `InputError`.
     """
     media: list[Path] = []

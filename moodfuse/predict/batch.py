@@ -14,7 +14,7 @@ from moodfuse.extract.dataset.scan import (
     find_media,
 )
 from moodfuse.extract.decoding import MediaError
-from moodfuse.extract.progress import Tally, counted
+from moodfuse.extract.progress import FailureCounter, counted
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, make_refusal
 from moodfuse.predict import PredictSettings
@@ -103,7 +103,7 @@ def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest],
 
 
 def _label_files(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
-    tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(requests)))
+    tally, jobs = FailureCounter(settings.rules), max(1, min(settings.jobs, len(requests)))
     for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
         yield make_row(result, request, model=model.card.digest[:16], threshold=settings.threshold)
         tally.count(request.file, result.code if isinstance(result, Refusal) else "")
@@ -111,7 +111,7 @@ def _label_files(model: Model, requests: list[LabelRequest], settings: PredictSe
 
 def _label_timelines(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
     """Yield a row per window, or one row for a file that cannot be opened."""
-    tally, digest, threshold = Tally(settings.rules), model.card.digest[:16], settings.threshold
+    tally, digest, threshold = FailureCounter(settings.rules), model.card.digest[:16], settings.threshold
     for request in requests:
         try:
             timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)

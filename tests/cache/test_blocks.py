@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from moodfuse.cache.blocks import Owner, held, open_features, part_files, read_rows, write_rows
+from moodfuse.cache.blocks import NetworkFolder, held, open_features, part_files, read_rows, write_rows
 from moodfuse.cache.digests import Digests, digest, digest_array, lookup, repeated
 from moodfuse.cache.errors import CacheError, DamagedPartError
 from moodfuse.cache.maintenance.verify import verify
@@ -31,7 +31,7 @@ def cache(small_cache: MakeCache) -> FeatureCache:
 
 
 @pytest.fixture
-def owner(cache: FeatureCache) -> Owner:
+def owner(cache: FeatureCache) -> NetworkFolder:
     """The network of the frozen source."""
     return cache.owner(STILL, None)
 
@@ -49,7 +49,7 @@ def values_of(count: int, width: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["format", "source", "recipe", "trained"])
 def test_a_part_of_another_network_is_quarantined(
-    cache: FeatureCache, owner: Owner, clips: Digests, name: str
+    cache: FeatureCache, owner: NetworkFolder, clips: Digests, name: str
 ) -> None:
     arrays = {"clip": clips, "embedding": values_of(18)}
     part = write_part(owner.folder, "a", arrays, {**owner.attributes, name: "other"})
@@ -58,7 +58,9 @@ def test_a_part_of_another_network_is_quarantined(
     assert part.with_name(f"{part.name}.bad").exists() and not part_files(owner.folder)
 
 
-def test_a_part_that_holds_a_clip_twice_is_damaged(cache: FeatureCache, owner: Owner, clips: Digests) -> None:
+def test_a_part_that_holds_a_clip_twice_is_damaged(
+    cache: FeatureCache, owner: NetworkFolder, clips: Digests
+) -> None:
     twice = np.concatenate([clips, clips[4:5]])
     write_part(owner.folder, "a", {"clip": twice, "embedding": values_of(19)}, owner.attributes)
     (fault,) = verify(cache.path).faults
@@ -79,7 +81,7 @@ def test_a_part_that_holds_a_clip_twice_is_damaged(cache: FeatureCache, owner: O
 )
 def test_a_part_has_an_embedding_and_the_logits_of_its_classes(
     cache: FeatureCache,
-    owner: Owner,
+    owner: NetworkFolder,
     clips: Digests,
     arrays: dict[str, int],
     classes: list[str],
@@ -112,7 +114,7 @@ def test_a_part_has_an_embedding_and_the_logits_of_its_classes(
     ],
 )
 def test_arrays_of_another_form_are_described(
-    owner: Owner, clips: Digests, changed: dict[str, np.ndarray], message: str
+    owner: NetworkFolder, clips: Digests, changed: dict[str, np.ndarray], message: str
 ) -> None:
     part = write_part(
         owner.folder, "a", {"clip": clips, "embedding": values_of(18), **changed}, owner.attributes
@@ -144,7 +146,7 @@ def test_values_that_no_reader_could_use_are_not_written(
     assert not cache.held(STILL, None) and not part_files(cache.block_folder(STILL, None))
 
 
-def test_a_clip_has_one_row(owner: Owner, clips: Digests) -> None:
+def test_a_clip_has_one_row(owner: NetworkFolder, clips: Digests) -> None:
     with pytest.raises(
         CacheError, match=f"two rows for clip {clips[1].decode()[:16]}; expected one per clip"
     ):
@@ -152,7 +154,7 @@ def test_a_clip_has_one_row(owner: Owner, clips: Digests) -> None:
 
 
 def test_stored_rows_stay_and_other_values_are_reported(
-    cache: FeatureCache, owner: Owner, clips: Digests, caplog: pytest.LogCaptureFixture
+    cache: FeatureCache, owner: NetworkFolder, clips: Digests, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert cache.write_block_part(STILL, None, clips[:10], {"embedding": values_of(10)}) == 0
     before = [(file.name, file.read_bytes()) for file in part_files(owner.folder)]
@@ -162,7 +164,7 @@ def test_stored_rows_stay_and_other_values_are_reported(
     assert [(file.name, file.read_bytes()) for file in part_files(owner.folder)] == before
 
 
-def test_a_damaged_part_is_quarantined(cache: FeatureCache, owner: Owner, clips: Digests) -> None:
+def test_a_damaged_part_is_quarantined(cache: FeatureCache, owner: NetworkFolder, clips: Digests) -> None:
     """Its rows count as missing, those of other parts are read."""
     for half in (slice(9), slice(9, None)):
         cache.write_block_part(STILL, None, clips[half], {"embedding": values_of(18)[half]})
@@ -181,7 +183,7 @@ def test_a_part_of_another_width_is_an_error(cache: FeatureCache, clips: Digests
 
 
 def test_writers_of_the_same_clips_at_once_leave_one_value_per_clip(
-    cache: FeatureCache, owner: Owner, clips: Digests
+    cache: FeatureCache, owner: NetworkFolder, clips: Digests
 ) -> None:
     values = values_of(18)
 

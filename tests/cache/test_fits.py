@@ -93,7 +93,7 @@ def test_parts_of_another_form_are_damaged(
         wrong[name] = change(arrays[name])
     with pytest.raises(DamagedPartError):
         check_fits(file, wrong, attributes)
-    with pytest.raises(DamagedPartError, match="no fits of its folder's clips"):
+    with pytest.raises(DamagedPartError, match="its fits belong to other clips"):
         check_fits(tmp_path / "other" / file.name, arrays, attributes)
     file.unlink()
     write_part(store.folder, "fits", wrong, attributes)

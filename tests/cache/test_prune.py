@@ -17,7 +17,7 @@ from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
 from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.maintenance.listing import read_inventory
-from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, Pruning, choose_removals, remove
+from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, PrunePlan, choose_removals, remove
 from moodfuse.cache.maintenance.verify import verify
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.records import Plan
@@ -30,7 +30,7 @@ STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tu
 DAY_S = 24 * 3600.0
 
 
-def choose(cache: FeatureCache, *, later_s: float = 0.0, **options: object) -> Pruning:
+def choose(cache: FeatureCache, *, later_s: float = 0.0, **options: object) -> PrunePlan:
     """What would be removed after some time."""
     inventory = read_inventory(FeatureCache(cache.path))
     return choose_removals(inventory, now_s=time.time() + later_s, **options)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def call(cache: FeatureCache, *words: str) -> Result:
     return CliRunner().invoke(cache_group, ["prune", "--cache", str(cache.path), *words])
 
 
-def reasons(pruning: Pruning) -> set[str]:
+def reasons(pruning: PrunePlan) -> set[str]:
     return {removal.reason for removal in pruning.removals}
 
 
@@ -99,7 +99,7 @@ def stale_template(tuned_template: Path, fill: Fill, tmp_path_factory: pytest.Te
 
 
 def test_a_cache_in_use_has_nothing_to_prune(tuned_cache: FeatureCache) -> None:
-    assert choose(tuned_cache, later_s=30 * DAY_S) == Pruning((), ())
+    assert choose(tuned_cache, later_s=30 * DAY_S) == PrunePlan((), ())
 
 
 def test_current_blocks_stay_bit_for_bit_and_everything_else_goes(stale_cache: FeatureCache) -> None:
@@ -120,7 +120,7 @@ def test_current_blocks_stay_bit_for_bit_and_everything_else_goes(stale_cache: F
     assert after.items() <= files.items()
     freed = sum(map(len, files.values())) - sum(map(len, after.values()))
     assert freed == sum(removal.bytes for removal in pruning.removals)
-    assert choose(stale_cache, later_s=30 * DAY_S) == Pruning((), ())
+    assert choose(stale_cache, later_s=30 * DAY_S) == PrunePlan((), ())
 
 
 def test_unfinished_recipes_stay_for_a_week_and_leftovers_for_a_day(stale_cache: FeatureCache) -> None:

@@ -28,15 +28,15 @@ def test_a_damaged_part_is_quarantined_and_extract_is_asked_for(
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     before = state(tuned_cache.path)
     done = mend(tuned_cache)
-    assert done.quarantine == (relative_path(tuned_cache, part),) and not done.failed and not done.rewritten
+    assert done.quarantined == (relative_path(tuned_cache, part),) and not done.failed and not done.rewritten
     assert done.remedies == (f"moodfuse extract DATA --cache {tuned_cache.path} --source still",)
     assert state(tuned_cache.path) == {
-        f"{name}.bad" if name == done.quarantine[0] else name: data for name, data in before.items()
+        f"{name}.bad" if name == done.quarantined[0] else name: data for name, data in before.items()
     }
     with pytest.raises(MissingBlockError, match="extract again with --source still"):
         FeatureCache(tuned_cache.path).block("still", "*")
     again = verify(tuned_cache.path)
-    assert not again.faults and again.others["bad"] == (f"{done.quarantine[0]}.bad",)
+    assert not again.faults and again.others["bad"] == (f"{done.quarantined[0]}.bad",)
     fill(tuned_cache, STILL, ["*"])
     assert np.array_equal(FeatureCache(tuned_cache.path).block("still", "*").embedding, valid)
 
@@ -93,7 +93,7 @@ def test_what_the_current_plan_and_sources_need_must_exist(tuned_cache: FeatureC
 def test_a_run_with_damaged_predictions_is_quarantined_as_a_whole(tuned_cache: FeatureCache) -> None:
     file_of(tuned_cache, "predictions").write_bytes(b"")
     done = mend(tuned_cache)
-    assert len(done.quarantine) == 2 and done.remedies == (
+    assert len(done.quarantined) == 2 and done.remedies == (
         f"moodfuse fuse --cache {tuned_cache.path} --run run-1",
     )
     assert not verify(tuned_cache.path).faults
@@ -105,7 +105,7 @@ def test_a_part_of_a_newer_version_is_never_quarantined(tuned_cache: FeatureCach
     part.write_bytes(newer + part.read_bytes()[len(newer) :])
     (fault,) = verify(tuned_cache.path).faults
     assert fault.state == UNREADABLE and "upgrade" in fault.reason
-    assert not mend(tuned_cache).quarantine and part.exists()
+    assert not mend(tuned_cache).quarantined and part.exists()
 
 
 def test_nothing_behind_a_link_is_renamed(tuned_cache: FeatureCache, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_nothing_behind_a_link_is_renamed(tuned_cache: FeatureCache, tmp_path: P
     file = next((tmp_path / "elsewhere").rglob("*.h5"))
     file.write_bytes(b"")
     done = mend(tuned_cache)
-    assert file.exists() and not done.quarantine and "is behind a link" in done.failed[0]
+    assert file.exists() and not done.quarantined and "is behind a link" in done.failed[0]
 
 
 def test_damage_under_a_name_that_was_quarantined_before_replaces_it(tuned_cache: FeatureCache) -> None:
@@ -123,14 +123,14 @@ def test_damage_under_a_name_that_was_quarantined_before_replaces_it(tuned_cache
     part = min(tuned_cache.block_folder(STILL, None).glob("*.h5"))
     for content in (b"one", b"two"):
         part.write_bytes(content)
-        assert mend(tuned_cache).quarantine
+        assert mend(tuned_cache).quarantined
     bad = part.with_name(part.name + ".bad")
     assert bad.read_bytes() == b"two"
     bad.unlink()
     (bad / "x").mkdir(parents=True)
     part.write_bytes(b"three")
     done = mend(tuned_cache)
-    assert not done.quarantine and "cannot be written" in done.failed[0]
+    assert not done.quarantined and "cannot be written" in done.failed[0]
 
 
 def test_damage_to_current_records_is_named_with_its_remedy(tuned_cache: FeatureCache) -> None:

@@ -8,13 +8,13 @@ import pytest
 from moodfuse.evaluate import score
 from moodfuse.evaluate.intervals import (
     DIFFERENCE,
+    MAX_LOSS,
     SIMULATED,
-    WORST_LOSS,
     Scale,
     bootstrap_intervals,
-    counted_groups,
     effective_groups,
     few_groups_warning,
+    format_group_count,
     interval,
     resample_groups,
     t_interval,
@@ -49,8 +49,8 @@ def test_the_effective_number_of_groups_is_kishs() -> None:
     unequal = np.repeat(np.arange(4), (6, 2, 1, 1))
     assert effective_groups(unequal) == resample_groups(unequal, draws=1).effective == pytest.approx(100 / 42)
     assert effective_groups(["x"] * 5) == 1
-    assert counted_groups(18, 18.0) == "18 groups" and counted_groups(1, 1.0) == "1 group"
-    assert counted_groups(40, 6.05) == "40 groups (effective number 6)"
+    assert format_group_count(18, 18.0) == "18 groups" and format_group_count(1, 1.0) == "1 group"
+    assert format_group_count(40, 6.05) == "40 groups (effective number 6)"
 
 
 def test_draws_count_whole_groups() -> None:
@@ -87,7 +87,7 @@ def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
         tiny = t_interval(1e-9, 0.5, 3, Scale(0.0, 30.0, logarithm=True))
     loss = float(METRICS["log_loss"](labels, p))
     assert 0 <= ends.low < loss < ends.high == pytest.approx(-np.log(np.finfo(float).eps))
-    assert 0 <= tiny.low <= 1e-9 < tiny.high <= WORST_LOSS
+    assert 0 <= tiny.low <= 1e-9 < tiny.high <= MAX_LOSS
 
 
 def test_equal_draws_give_the_interval_of_agreeing_groups() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moodfuse.evaluate.intervals import resample_groups
-from moodfuse.evaluate.selection import corrected_best, not_worse, select_and_test
+from moodfuse.evaluate.selection import estimate_best, find_equivalent_results, select_and_test
 
 CLIPS = 60
 LABELS = np.random.default_rng(0).integers(0, 3, CLIPS)
@@ -25,7 +25,7 @@ def test_a_clear_winner_keeps_its_score() -> None:
     labels = random.integers(0, 3, 200)
     best = np.where(random.random(200) < 0.9, labels, (labels + 1) % 3)
     table = {"z best": np.eye(3)[best], "a poor": np.full((200, 3), 1 / 3)}
-    headline = corrected_best(labels, table, resample_groups(range(200), draws=500))
+    headline = estimate_best(labels, table, resample_groups(range(200), draws=500))
     assert headline.result == "z best" and headline.candidates == 2 and headline.picks == (("z best", 1.0),)
     assert headline.accuracy == (best == labels).mean() == pytest.approx(headline.corrected, abs=0.005)
     width = headline.accuracy_ci95.high - headline.accuracy_ci95.low
@@ -51,9 +51,9 @@ def test_one_group_has_no_correction() -> None:
     """No group is left to score on, and no result can be shown to be worse."""
     labels, table = np.array([0, 1]), {"a": np.eye(2), "b": np.eye(2)[::-1]}
     drawn = resample_groups(["one", "one"], draws=5)
-    headline = corrected_best(labels, table, drawn)
+    headline = estimate_best(labels, table, drawn)
     assert headline.result == "a" and np.isnan(headline.corrected) and not headline.corrected_ci95.known
-    assert list(not_worse(labels, table, drawn)) == ["a", "b"]
+    assert list(find_equivalent_results(labels, table, drawn)) == ["a", "b"]
 
 
 def table_of(right: float, *, seed: int = 0) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_significantly_worse_results_are_dropped() -> None:
     """A clearly worse result is dropped; a slightly worse one and a copy of the best are kept."""
     best = table_of(0.8)
     table = {"best": best, "chance": table_of(0.33), "a copy": best.copy(), "near": table_of(0.79, seed=1)}
-    kept = not_worse(LABELS, table, resample_groups(range(CLIPS), draws=300))
+    kept = find_equivalent_results(LABELS, table, resample_groups(range(CLIPS), draws=300))
     assert list(kept) == ["a copy", "best", "near"] and kept["a copy"] == kept["best"]
     assert kept["best"] == pytest.approx(-np.log(best[np.arange(CLIPS), LABELS]).mean())
     assert list(kept.values()) == sorted(kept.values())

@@ -3,11 +3,11 @@
 import pytest
 
 from moodfuse.extract.estimate import measure
-from moodfuse.extract.pending import LEAST_CLIPS, Work
+from moodfuse.extract.pending import MIN_CLIPS, Work
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 FROZEN = build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu"))
-CLIPS = tuple(f"{number:064d}" for number in range(LEAST_CLIPS))
+CLIPS = tuple(f"{number:064d}" for number in range(MIN_CLIPS))
 
 
 def test_only_long_work_is_measured() -> None:

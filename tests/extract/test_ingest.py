@@ -10,7 +10,7 @@ from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.records import Clip, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset import ingest
-from moodfuse.extract.dataset.ingest import Decoding, examine, hash_files
+from moodfuse.extract.dataset.ingest import DecodeSettings, decode_dataset, hash_files
 from moodfuse.extract.media.decode import MEDIA_RULES
 from moodfuse.extract.media.limits import MAX_FILE_BYTES
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
@@ -35,9 +35,9 @@ def test_a_file_that_was_away_is_read_when_it_is_back(
     hashed = hash_files([clip])
     monkeypatch.setattr(ingest, "hash_files", lambda _: hashed)
     Path(clip.path).rename(tmp_path / "away.mp4")
-    assert [status.reason for status in examine(cache, [clip], Decoding(1))] == ["missing"]
+    assert [status.reason for status in decode_dataset(cache, [clip], DecodeSettings(1))] == ["missing"]
     (tmp_path / "away.mp4").rename(clip.path)
-    assert [status.ok for status in examine(cache, [clip], Decoding(1))] == [True]
+    assert [status.ok for status in decode_dataset(cache, [clip], DecodeSettings(1))] == [True]
 
 
 def test_a_file_that_changes_after_hashing_is_refused(
@@ -45,7 +45,7 @@ def test_a_file_that_changes_after_hashing_is_refused(
 ) -> None:
     """Nothing is stored of a file whose content is not what its digest names; the next run reads it."""
     decoded: list[str] = []
-    decoding = Decoding(1, on_decoded=lambda digest, clip, media: decoded.append(digest))
+    decoding = DecodeSettings(1, on_decoded=lambda digest, clip, media: decoded.append(digest))
 
     def hash_and_change(clips: list[Clip]) -> dict[str, str]:
         digests = hash_files(clips)
@@ -54,9 +54,9 @@ def test_a_file_that_changes_after_hashing_is_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(ingest, "hash_files", hash_and_change)
-        assert [status.reason for status in examine(cache, [clip], decoding)] == ["changed"]
+        assert [status.reason for status in decode_dataset(cache, [clip], decoding)] == ["changed"]
     assert not decoded
-    assert [status.ok for status in examine(cache, [clip], decoding)] == [True] and len(decoded) == 1
+    assert [status.ok for status in decode_dataset(cache, [clip], decoding)] == [True] and len(decoded) == 1
 
 
 def test_a_refusal_of_older_rules_is_tried_again(clip: Clip, cache: FeatureCache, tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_refusal_of_older_rules_is_tried_again(clip: Clip, cache: FeatureCache
     digest = clip_digest(hash_files([clip])["a"], 0.0, None)
     old = Outcome(digest, ok=False, reason="decode_failed", detail="a gap", decoder=MEDIA_RULES)
     cache.write_outcome(old)
-    assert [status.ok for status in examine(cache, [clip], Decoding(1))] == [True]
+    assert [status.ok for status in decode_dataset(cache, [clip], DecodeSettings(1))] == [True]
     other = FeatureCache(tmp_path / "other", create=True)
     other.write_outcome(replace(old, decoder=ingest.REFUSAL_RULES))
-    assert [status.reason for status in examine(other, [clip], Decoding(1))] == ["decode_failed"]
+    assert [status.reason for status in decode_dataset(other, [clip], DecodeSettings(1))] == ["decode_failed"]
 
 
 def test_hashing_reads_regular_files_up_to_the_limit(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from moodfuse.cli import main
 from moodfuse.extract.media import pool
 from moodfuse.extract.media.limits import MAX_DEADLINE_S, Limits, MediaError, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest
-from moodfuse.extract.progress import Tally, TooManyRefusedError, counted
+from moodfuse.extract.progress import FailureCounter, TooManyRefusedError, counted
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
@@ -53,7 +53,7 @@ def test_refusals_are_counted_by_reason() -> None:
 
 def test_a_batch_ends_at_its_number_of_refusals() -> None:
     """Up to one less than that it goes on, without a number always; the error names what was refused."""
-    endless, tally = Tally(ReadingRules()), Tally(ReadingRules(max_failures=2))
+    endless, tally = FailureCounter(ReadingRules()), FailureCounter(ReadingRules(max_failures=2))
     for number in range(100):
         endless.count(str(number), "empty")
     tally.count("a", "empty")
