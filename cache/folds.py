@@ -267,7 +267,7 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
 
 
 def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], folds: int) -> None:
-    """Check that a plan gives valid held-out folds; `InputError` on few groups, an empty fold or an unseen class."""
+    """Check that a plan gives valid folds; `InputError` on few groups, an empty fold or an unseen class."""
     groups = groups_per_label(clip_groups)
     if len(groups) < 2:
         raise InputError(
@@ -312,8 +312,8 @@ def check_modalities(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequen
             name = MODALITY_NAMES.get(modality, modality)
             raise InputError(
                 f"label {label!r} has no clip with {name} outside fold {fold}, so it would be absent "
-                f"from the training clips of sources that read {name}; add clips that have it, leave out the sources that read {name}, or "
-                "run extract with --missing refuse"
+                f"from the training clips of sources that read {name}; add clips that have it, leave out these "
+                "sources, or run extract with --missing refuse"
             )
 
 

@@ -205,7 +205,8 @@ class Evaluation:
             if any(test.baseline == "best single source" for test in self.paired)
             else None,
             f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
-            f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, not the variation between trainings",
+            f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, "
+            "not the variation between trainings",
         ]
         return list(dict.fromkeys(note for note in notes if note))
 

@@ -57,8 +57,8 @@ def macro_f1(labels: Labels, probabilities: Floats, weights: Floats | None = Non
 def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
     """Area under the ROC curve of each class against the rest, [..., C]; ties count one half.
 
-    NaN where a class is absent, or the only class, among the clips of positive weight. Weights of float32 are summed
-    in float32, which is 1.4 times faster and accurate to about 6 digits.
+    NaN where a class is absent, or the only class, among the clips of positive weight. Weights of float32 are
+    summed in float32, which is 1.4 times faster and accurate to about 6 digits.
     """
     w = weights if weights is not None and weights.dtype == np.float32 else _weights(labels, weights)
     rows = w.reshape(-1, len(labels))

@@ -145,7 +145,10 @@ def _limits(evaluation: Evaluation) -> Iterator[str]:
     for group in group_tests(evaluation):
         yield group.summary
     if not evaluation.marker:
-        yield "The intervals reflect the sampling of clips, not other kinds of music or the variation between trainings."
+        yield (
+            "The intervals reflect the sampling of clips, not other kinds of music or the variation between "
+            "trainings."
+        )
 
 
 def group_tests(evaluation: Evaluation) -> list[BaselineTests]:
