@@ -312,8 +312,8 @@ def check_modalities(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequen
             name = MODALITY_NAMES.get(modality, modality)
             raise InputError(
                 f"label {label!r} has no clip with {name} outside fold {fold}, so it would be absent "
-                f"from the training clips of sources that read {name}; add clips that have it, leave out these "
-                "sources, or run extract with --missing refuse"
+                f"from the training clips of sources that read {name}; add clips that have it, leave out "
+                "these sources, or run extract with --missing refuse"
             )
 
 
