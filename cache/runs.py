@@ -251,7 +251,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedPartError(f"{folder}: is not a run ({error}); {RERUN_HINT}") from error
     except DamagedPartError as error:
-        raise CacheError(f"{error}; or {RERUN_HINT}") from error
+        raise CacheError(f"{error}; {RERUN_HINT}") from error
 
 
 def _frozen(value: Any) -> Any:

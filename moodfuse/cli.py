@@ -84,8 +84,14 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         if option is None:
             known = ", ".join(sorted(options.keys() - {"config"}))
             raise click.BadParameter(f"{path}: unknown option {key!r}; known: {known}")
-        is_one_of_many = isinstance(value, str) and getattr(option, "multiple", False)
-        ctx.default_map[str(option.name)] = [value] if is_one_of_many else value
+        texts = [_as_typed(element) for element in value] if isinstance(value, list) else _as_typed(value)
+        is_one_of_many = isinstance(texts, str) and getattr(option, "multiple", False)
+        ctx.default_map[str(option.name)] = [texts] if is_one_of_many else texts
+
+
+def _as_typed(value: object) -> str:
+    """A TOML value as it would be typed on the command line, so that click checks its type."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -86,7 +86,7 @@ def _parse_header(path: Path, stream: IO[bytes]) -> Header:
             raise schema_error(path, values["schema"], values.get("written_by"))
         header = Header(**{name: value for name, value in values.items() if name in _HEADER_KEYS})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DamagedPartError(f"{path}: has no header of a part ({error})") from error
+        raise DamagedPartError(f"{path}: has no valid header ({error})") from error
     if (size := os.fstat(stream.fileno()).st_size) != header.size:
         raise DamagedPartError(f"{path}: {size} bytes, not the {header.size} that were written")
     return header

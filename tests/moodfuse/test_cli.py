@@ -57,6 +57,9 @@ def test_help_loads_nothing_heavy() -> None:
         (["fuse", "--config", b"\xef\xbb\xbf[fuse]\ncache = 'here'"], "here is not a moodfuse cache"),
         (["fuse", "--config", b"cash = 1"], "unknown option 'cash'; known: cache"),
         (["fuse", "--config", b"cache = "], "options.toml: not TOML in UTF-8"),
+        (["extract", "clips", "--config", b"cache = 'x'\ncrossfit = 3"], "'3' is not a valid boolean"),
+        (["extract", "clips", "--config", b"cache = 'x'\nfolds = true"], "'true' is not a valid integer"),
+        (["fuse", "--config", b"cache = 'x'\nrepeats = 2024-01-01"], "'2024-01-01' is not a valid int"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_two(
