@@ -112,7 +112,8 @@ class JobQueue:
             if disconnected.done():
                 raise ClientDisconnect
         finally:
-            result.cancel()  # the thread, too, if it has not begun
+            thread.cancel()  # if it has not begun
+            result.cancel()
             disconnected.cancel()
         raise RequestError(
             "out_of_time",

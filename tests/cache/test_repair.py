@@ -8,7 +8,7 @@ import pytest
 
 import bringing
 from bringing import Given, write
-from faults.looking import mend, place
+from faults.looking import mend, relative_path
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import verify
@@ -35,7 +35,7 @@ def test_the_recipe_of_an_import_is_rewritten_by_a_repair_or_another_import(impo
     for harm in (lambda: record.write_text("{"), record.unlink):
         harm()
         done = repair(imported.path, verify(imported.path))
-        assert done.rewritten == (place(imported, record),) and not done.remedies
+        assert done.rewritten == (relative_path(imported, record),) and not done.remedies
         assert record.read_text() == text and not verify(imported.path).faults
         harm()
         assert import_clips(imported.path.parent).block("mine", "*").embedding.shape == (12, 2)

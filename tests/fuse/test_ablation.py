@@ -281,7 +281,7 @@ def test_a_change_of_the_code_is_fitted_again(cached: FeatureCache, monkeypatch:
         patch.setattr("moodfuse.fuse.ablation.RULES", 99)
         assert_refits(cached)
     with monkeypatch.context() as patch:
-        patch.setattr("moodfuse.fuse.ablation.library_versions", lambda: (("numpy", "0"),))
+        patch.setattr("moodfuse.fuse.ablation.read_library_versions", lambda: (("numpy", "0"),))
         assert_refits(cached)
     monkeypatch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99))
     assert_refits(cached)
