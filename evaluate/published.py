@@ -13,6 +13,7 @@ fusion method, which `fuse_options` repeat.
 import csv
 import io
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ COLUMNS: tuple[str, ...] = (
     "clips",
 )
 COLUMNS += ("accuracy", "low", "high", "macro_f1", "auc")
+log = logging.getLogger(__name__)
 COMPARISONS = ("zhou2022",)
 OLD_NAMES = {"seed": "zhou2022"}
 
@@ -95,7 +97,9 @@ class Comparison:
 
 def find_published(name: str) -> Published:
     """Published results by name; raise `UnknownNameError` with the known names."""
-    name = OLD_NAMES.get(name, name)
+    if name in OLD_NAMES:
+        log.warning("--compare %s is now called %s", name, OLD_NAMES[name])
+        name = OLD_NAMES[name]
     if name not in COMPARISONS:
         raise UnknownNameError("comparison", name, COMPARISONS)
     return Published(**json.loads((files("moodfuse.evaluate") / f"{name}.json").read_text("utf-8")))
