@@ -117,7 +117,7 @@ def _draw_curves(axes: "Axes", timeline: Timeline) -> None:
 
 
 def _draw_names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
-    """Write the names beside the ends of their curves, with a leader from each end if they are few."""
+    """Write the names next to the ends of their curves, with a leader from each end if they are few."""
     rows = np.flatnonzero(find_readable(timeline))
     count = len(timeline.classes)
     ends = timeline.probabilities[rows[-1]] if len(rows) else np.linspace(1, 0, count)
