@@ -71,7 +71,7 @@ def test_verify_exits_with_one_if_anything_was_bad(tuned_cache: FeatureCache) ->
     for words in ((), ("--repair",)):
         result = call("verify", "--cache", tuned_cache.path, *words)
         assert result.exit_code == 1
-        assert f"bad: {part.relative_to(tuned_cache.path)}: has no header" in result.output
+        assert f"bad: {part.relative_to(tuned_cache.path)}: has no valid header" in result.output
     assert f"moodfuse extract DATA --cache {tuned_cache.path} --source still" in result.output
     assert "moodfuse extract clips --cache work" in result.output
     result = call("verify", "--cache", tuned_cache.path)
