@@ -2,9 +2,9 @@
 read.
 
 Usage: cache_scale.py [ROWS ...]; default 10 000, 100 000 and 1 000 000 (4.2 GB of disk for the last). Writing
-and reading are processes of their own. Reading the block is set beside `numpy.load` of the same array, by
-turns in one process; the digest check that comes before the first read is timed apart, and peak memory is set
-beside the array's size. Exits 1 if a bar is missed.
+and reading are processes of their own. Reading the block is compared with `numpy.load` of the same array, by
+turns in one process; the digest check that comes before the first read is timed apart, and peak memory is
+compared with the array's size. Exits 1 if a bar is missed.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def measure(rows: int) -> dict[str, float]:
 
 
 def verdict(what: str, figure: float, bar: float) -> int:
-    """Print one figure beside its bar; 1 if it is missed."""
+    """Print one figure with its bar; 1 if it is missed."""
     print(f"  {what}: {figure:.2f}, bar {bar:.2f}{'' if figure <= bar else ' MISSED'}", flush=True)
     return int(figure > bar)
 

@@ -244,7 +244,7 @@ def rows(sets: int) -> Iterator[Row]:
 
 
 def main(sets: int) -> int:
-    """Print every figure beside its bar; 1 if one is missed."""
+    """Print every figure with its bar; 1 if one is missed."""
     start = time.monotonic()
     failed = 0
     print(f"{'figure':<90} {'found':>7}  bar")

@@ -1,4 +1,4 @@
-"""`extract` beside the loop that a good user would write: clips a second with four sources, decoding
+"""`extract` compared with the loop that a good user would write: clips a second with four sources, decoding
 included.
 
 Usage: extract_speed.py [CLIPS [N]]; CLIPS is by default the folder of MOODFUSE_CLIPS, N the number of clips
@@ -175,7 +175,7 @@ def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, fl
 
 
 def pass_s(files: Sequence[Path], precision: str) -> dict[str, float]:
-    """Seconds that a clip in memory takes in each network with nothing beside it, its input made included."""
+    """Seconds that a clip in memory takes in each network alone, including its preprocessing."""
     clips = [make_media(read_clip(file, short_side_px=SHORT_SIDE_PX)) for file in files]
     found = {}
     for name in SOURCES:

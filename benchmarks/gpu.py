@@ -1,4 +1,4 @@
-"""The three stages on a GPU beside the same on the CPU: whether they agree, whether they repeat, what a GPU
+"""The three stages on a GPU and on the CPU: whether they agree, whether they repeat, what a GPU
 gains.
 
 Usage: gpu.py [DEVICE] [stages|speed]; DEVICE is cuda unless told otherwise. Stages: on a made-up corpus the

@@ -4,7 +4,7 @@ again.
 Usage: kills.py [KILLS]; default 100. A small corpus, an audio network tuned whole, one tuned at its head over
 a frozen trunk. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and
 may be killed again. Whenever a run comes to its end its features are compared with the unbroken run's, bit
-for bit, and it starts anew. After every start, parts that stood before must stand unchanged. Exits 1 if any
+for bit, and it starts again. After every start, parts that stood before must stand unchanged. Exits 1 if any
 bar is missed.
 """
 
@@ -43,7 +43,7 @@ def command(data: Path, recipe: Path, cache: Path) -> list[str]:
 
 
 def parts(cache: Path) -> dict[str, tuple[int, int, int]]:
-    """Every part, plan and network with what shows whether it was written anew."""
+    """Every part, plan and network with what shows whether it was written again."""
     files = [file for pattern in ("*.h5", "*.safetensors") for file in cache.rglob(pattern)]
     stats = {str(file.relative_to(cache)): file.stat() for file in files if not file.name.startswith(".")}
     return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in stats.items()}

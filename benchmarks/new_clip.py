@@ -3,7 +3,7 @@
 Usage: new_clip.py [CLIPS]; CLIPS is by default the folder of MOODFUSE_CLIPS. `extract --tune frozen` with
 four sources fills a cache; then a copy of a clip with some bytes appended, so that it is another file, is
 added and the command run again, several times, each with one copy more. What starting Python and importing
-torch costs is printed beside it. Exits 1 if the median is not under 5 s.
+torch costs is printed with it. Exits 1 if the median is not under 5 s.
 """
 
 import os
@@ -57,9 +57,9 @@ def main(files: Sequence[Path]) -> int:
     middle = statistics.median(seconds)
     print("one clip more: " + ", ".join(f"{value:.2f} s" for value in seconds))
     what = f"a clip added to {len(files)}, frozen, {SOURCES} sources"
-    beside = f"{torch_s:.2f} s, starting Python and torch"
+    baseline = f"{torch_s:.2f} s, starting Python and torch"
     ratios = [value / torch_s for value in seconds]
-    return report([Row(what, f"{middle:.2f} s", beside, ratios, f"under {BAR_S:g} s", middle < BAR_S)])
+    return report([Row(what, f"{middle:.2f} s", baseline, ratios, f"under {BAR_S:g} s", middle < BAR_S)])
 
 
 if __name__ == "__main__":

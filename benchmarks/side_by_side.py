@@ -84,7 +84,7 @@ class Side:
     work : callable
         Of a module; makes what it needs and returns the function that is asked.
     environment : mapping, optional
-        What the process starts with, beside this one's environment.
+        What the process starts with, in addition to this one's environment.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
-"""Tuning a video network whole beside a plain float32 loop, and tuning heads beside tuning it whole.
+"""Tuning a video network compared with a plain float32 loop, and heads with the whole network.
 
 Usage: tuning_speed.py. On frames of noise, as every clip costs the same. The loop takes ready inputs through
 forward pass, backward pass and optimizer in float32, eagerly, in batches as large as ours. Ours is
 `moodfuse.extract.training.fine_tune.tune` on decoded frames, input making included, in bfloat16 where this
 processor computes in it. Then the heads of six folds are tuned for ten epochs on activations, as `extract`
-does once they are cached, beside the ten epochs that tuning one fold whole would take at the measured speed.
+does once they are cached, compared with ten epochs of tuning the whole network on one fold at the measured
+speed.
 Exits 1 if tuning whole is not 3 (`c3d`) and 2.5 (`i3d`) times as fast as the loop, or heads take 15 % or more
 of one whole network's time.
 """
@@ -143,12 +144,12 @@ def main() -> int:
             print(f"{name}: ours {mine:.3f}, loop {theirs:.3f} clips/s", flush=True)
         ratios = [mine / theirs for mine, theirs in turns]
         speed = statistics.median(mine for mine, _ in turns)
-        beside = statistics.median(theirs for _, theirs in turns)
+        baseline = statistics.median(theirs for _, theirs in turns)
         rows.append(
             Row(
                 f"tuning {name} whole, {recipe.precision}, batches of {batch}",
                 f"{speed:.2f} clips/s",
-                f"{beside:.2f} clips/s, plain loop",
+                f"{baseline:.2f} clips/s, plain loop",
                 ratios,
                 f"{bar} times",
                 statistics.median(ratios) >= bar,

@@ -127,7 +127,7 @@ class ResultScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` are of the bootstrap."""
+    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap."""
 
     run: Run
     scored: tuple[ResultScore, ...]

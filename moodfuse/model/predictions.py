@@ -85,7 +85,7 @@ class Prediction:
 class Refusal:
     """A file, or a window of a file, that cannot be labelled.
 
-    `code` is a key of `extract.media.reasons.REASONS`, or ``"no_numbers"``; `detail` is the reason as a
+    `code` is a key of `extract.media.limits.REASONS`, or ``"no_numbers"``; `detail` is the reason as a
     sentence with the remedy, and `cause` what is specific to the file.
     """
 
