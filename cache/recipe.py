@@ -18,6 +18,9 @@ DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full", "imported")
 IMPORT = "import"
 """Network of features that were made elsewhere."""
 OPTIMIZERS = ("adam", "adamw", "sgd")
+UNCORRECTED = "uncorrected"
+"""Class weights of networks in older caches: balanced, and the logits were not corrected for it."""
+CLASS_WEIGHTS = ("none", "balanced", UNCORRECTED)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Tuning:
         Training crops of audio are made louder or quieter by up to this many decibels.
     stop_folds : int
         Number of inner grouped folds, one of which decides when to stop.
+    class_weight : str
+        ``"none"``, or ``"balanced"``: classes have the same total weight in the loss, and the logits are then
+        corrected to the frequencies of the classes. `UNCORRECTED` only in older caches.
     """
 
     optimizer: str
@@ -50,8 +56,12 @@ class Tuning:
     crop_s: float = 0.0
     gain_db: float = 0.0
     stop_folds: int = 5
+    class_weight: str = "none"
 
     def __post_init__(self) -> None:
+        if self.class_weight not in CLASS_WEIGHTS:
+            known = ", ".join(CLASS_WEIGHTS[:2])
+            raise InputError(f"tuning: class_weight is {self.class_weight!r}; expected one of: {known}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer {self.optimizer!r} is unknown; known: {', '.join(OPTIMIZERS)}")
         least = dict.fromkeys(("epochs", "patience", "batch"), 1) | {
@@ -112,7 +122,7 @@ class Recipe:
     @cached_property
     def digest16(self) -> str:
         """Name of the recipe in the cache."""
-        return digest16({key: value for key, value in asdict(self).items() if key != "source"})
+        return digest16({key: value for key, value in self._as_mapping().items() if key != "source"})
 
     @property
     def sees_labels(self) -> bool:
@@ -129,7 +139,13 @@ class Recipe:
 
     def to_json(self) -> str:
         """The recipe as canonical JSON; `recipe_from_mapping` reads its object back."""
-        return canonical_json(asdict(self))
+        return canonical_json(self._as_mapping())
+
+    def _as_mapping(self) -> dict[str, Any]:
+        values = asdict(self)
+        if self.tuning is not None and self.tuning.class_weight == UNCORRECTED:
+            del values["tuning"]["class_weight"]  # as older versions wrote it, so that digests stay
+        return values
 
 
 def list_modalities(recipes: Iterable[Recipe]) -> tuple[str, ...]:
@@ -140,7 +156,9 @@ def list_modalities(recipes: Iterable[Recipe]) -> tuple[str, ...]:
 def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
     """Read a recipe back from its JSON object; `TypeError` on unknown or missing keys."""
     tuning = values.get("tuning")
-    return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})
+    if tuning is not None:
+        tuning = Tuning(**{"class_weight": UNCORRECTED, **tuning})
+    return Recipe(**{**values, "tuning": tuning})
 
 
 def import_recipe(source: str, *, sees_labels: bool) -> Recipe:

@@ -104,6 +104,9 @@ class Run:
         The commands that made the run, in order.
     versions : tuple of (str, str)
         Versions of the libraries that decide its numbers.
+    class_weight : str
+        Class weights of the heads, ``"none"`` or ``"balanced"``; empty in runs of older versions, whose heads
+        were balanced and not corrected for it.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Run:
     repeat_folds: tuple[tuple[int, ...], ...] = ()
     commands: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    class_weight: str = ""
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))

@@ -36,7 +36,7 @@ from moodfuse.fuse.settings import (
 
 log = logging.getLogger(__name__)
 
-RULES = 2
+RULES = 3
 """Counts changes of the code that change the outcome of every fit: designs, inner folds, chosen settings."""
 _FIT_LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
 """Libraries whose version decides a fit."""
@@ -57,6 +57,7 @@ def make_fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, 
         "protocol": inputs.protocol,
         "crossfit": inputs.cross_fit,
         "seed": inputs.plan.seed,
+        "class_weight": inputs.class_weight,
     }
     common_digest = digest(common)
 
@@ -86,7 +87,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         name = f"{LEAKY}-{name}"
     name = resolve_run_name(cache, name, prefix=LEAKY if is_leaky else "run")
     results = list_planned_results(cache, settings)
-    inputs = read_inputs(cache, collect_sources(results), settings.protocol)
+    inputs = read_inputs(cache, collect_sources(results), settings.protocol, settings.class_weight)
     plans, note = choose_plans(inputs, settings.repeats)
     log.info("%d results, %d fold plans", len(results), len(plans))
     fits = FitCache(cache.path, cache.clips) if settings.keep else None
@@ -109,7 +110,11 @@ def _fit_plan(
             (
                 (result, fold),
                 predict,
-                (features.make_design_inputs(result.sources, result.level, fold), result.head, features.seed),
+                (
+                    features.make_design_inputs(result.sources, result.level, fold),
+                    result.head,
+                    features.settings,
+                ),
             )
             for result, fold in missing
         ]
@@ -157,6 +162,7 @@ def make_run(
         repeat_folds=tuple(tuple(further.folds.tolist()) for further in clips[1:]),
         commands=tuple(command for command in commands if command),
         versions=read_library_versions(),
+        class_weight=inputs.class_weight or "none",
     )
 
 

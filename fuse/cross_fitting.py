@@ -21,7 +21,7 @@ from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY
 from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.fitting import FitRunner
-from moodfuse.fuse.heads import get_head_spec, make_head
+from moodfuse.fuse.heads import HeadSettings, get_head_spec, make_head
 from moodfuse.fuse.heads.inner_folds import limit_to_one_thread
 from moodfuse.fuse.inference import Level, centre_logits
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features
@@ -40,23 +40,23 @@ class PlanFeatures:
     """What every source gives to each outer fold of one plan.
 
     `blocks` are as the cache has them; `logits` has by source and holdout the blocks with logits, fitted ones
-    included, without their embeddings. `seed` is that of the inner splits.
+    included, without their embeddings. `settings` are those of all heads.
     """
 
     rows: ClipRows
     protocol: str
     blocks: Blocks
     logits: Mapping[str, Mapping[Holdout, Block]]
-    seed: int
+    settings: HeadSettings
 
     def make_design_inputs(self, sources: Sequence[str], level: Level, fold: int) -> DesignInputs:
         """What a design matrix is made of."""
-        leaky = self.protocol == LEAKY
+        leaky, seed = self.protocol == LEAKY, self.settings.random_state
         if level == "logits":
             logits = [select_logits(self.logits[source], self.rows, test_fold=fold) for source in sources]
-            return DesignInputs(self.rows, logits, level, fold, seed=self.seed, leaky=leaky)
+            return DesignInputs(self.rows, logits, level, fold, seed=seed, leaky=leaky)
         blocks = [self.embedding(source, fold) for source in sources]
-        return DesignInputs(self.rows, blocks, level, fold, self._pairs(blocks, fold), self.seed, leaky)
+        return DesignInputs(self.rows, blocks, level, fold, self._pairs(blocks, fold), seed, leaky)
 
     def embedding(self, source: str, fold: int) -> Block:
         """The block whose embedding a head that is tested on `fold` reads."""
@@ -88,13 +88,11 @@ def fit_features(
 
     `key` gives the key of a fit, from sources and further facts.
     """
-    seed, logits = (
-        inputs.plan.seed,
-        {name: block for name, block in blocks.items() if block.logits is not None},
-    )
+    settings = HeadSettings(inputs.plan.seed, inputs.class_weight)
+    logits = {name: block for name, block in blocks.items() if block.logits is not None}
     if inputs.protocol == LEAKY:
         for name in blocks.keys() - logits.keys():
-            logits[name] = fit_leaky_logits(blocks[name], rows, seed=seed)
+            logits[name] = fit_leaky_logits(blocks[name], rows, settings)
     else:
         to_fit = list_logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
         version = get_head_spec("softmax").version
@@ -104,14 +102,16 @@ def fit_features(
                 (source, holdout): key((source,), "fitted logits", version, str(holdout))
                 for source, holdout in to_fit
             },
-            lambda missing: [(name, fit_to_keep, (to_fit[name], name[1], rows, seed)) for name in missing],
+            lambda missing: [
+                (name, fit_to_keep, (to_fit[name], name[1], rows, settings)) for name in missing
+            ],
         )
         logits |= {name: make_fitted_block(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
     by_source: dict[str, dict[Holdout, Block]] = {source: {} for source, _ in logits}
     for (source, holdout), block in logits.items():
         # Workers do not need the embedding.
         by_source[source][holdout] = replace(block, embedding=block.embedding[:, :0])
-    return PlanFeatures(rows, inputs.protocol, blocks, by_source, seed)
+    return PlanFeatures(rows, inputs.protocol, blocks, by_source, settings)
 
 
 def select_logits(
@@ -156,7 +156,9 @@ def list_logits_to_fit(blocks: Blocks, folds: int, *, cross_fit: bool) -> dict[t
     }
 
 
-def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> tuple[Any, CachedFit]:
+def fit_logits(
+    block: Block, holdout: Holdout, rows: ClipRows, settings: HeadSettings
+) -> tuple[Any, CachedFit]:
     """Fit a logistic regression on an embedding and the clips outside a holdout, C chosen where it can be.
 
     Returns the head, and the fit as it is cached: logits [N, C], and as last column whether a clip's label
@@ -167,7 +169,7 @@ def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> 
     design, *_ = [assemble(DesignInputs(rows, [block], "embedding", fold)) for fold in tested]
     absent = rows.mask(block.absent)
     kept = ~np.isin(rows.folds, folds) & ~absent
-    head = make_head("softmax", random_state=seed, tune=design.out_of_sample)
+    head = make_head("softmax", **vars(settings), tune=design.out_of_sample)
     with limit_to_one_thread():
         head.fit(design.x[kept], design.y[kept], groups=design.groups[kept])
         logits = centre_logits(head.decision_scores(design.x), head.classes_, len(design.classes))
@@ -176,9 +178,9 @@ def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> 
     return head, CachedFit(np.concatenate([logits, seen[:, None]], axis=1, dtype=np.float64))
 
 
-def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, seed: int) -> CachedFit:
+def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, settings: HeadSettings) -> CachedFit:
     """`fit_logits` in a worker process."""
-    return fit_logits(block, holdout, rows, seed=seed)[1]
+    return fit_logits(block, holdout, rows, settings)[1]
 
 
 def make_fitted_block(block: Block, holdout: Holdout, fit: CachedFit, rows: ClipRows) -> Block:
@@ -187,9 +189,9 @@ def make_fitted_block(block: Block, holdout: Holdout, fit: CachedFit, rows: Clip
     return replace(block, holdout=holdout, logits=fit.values[:, :-1].astype(np.float32), training_clips=seen)
 
 
-def fit_leaky_logits(block: Block, rows: ClipRows, *, seed: int) -> Block:
+def fit_leaky_logits(block: Block, rows: ClipRows, settings: HeadSettings) -> Block:
     """Logits that are fitted on all clips: only to measure the effect of a leak."""
     present = ~rows.mask(block.absent)
-    head = make_head("softmax", random_state=seed).fit(block.embedding[present], rows.labels[present])
+    head = make_head("softmax", **vars(settings)).fit(block.embedding[present], rows.labels[present])
     logits = centre_logits(head.decision_scores(block.embedding), head.classes_, len(rows.classes))
     return replace(block, logits=logits)

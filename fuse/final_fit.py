@@ -5,6 +5,12 @@ each fold's rows of the network that held it out. At the embedding level it is t
 every clip; its head's settings are chosen within the networks `{k}`, as each outer fold did within its pairs.
 Under ``no-crossfit`` the network `{}` is exported at both levels, and the head keeps its defaults, as it was
 scored. Sources without logits get them from as many fits as a tuned source would have networks.
+
+In the run, the temperature of a head is learned on inner folds. There a row has the logits of one network,
+and the heads are fitted on fewer rows, so the scored probabilities, which are made from the mean of several
+networks by a head fitted on all training rows, are slightly under- or over-confident. The model's temperature
+is corrected for that: it is multiplied by the temperature that fits the run's out-of-fold probabilities. The
+run cannot correct its own, since for outer fold k only one network saw neither fold k nor another given fold.
 """
 
 from collections.abc import Mapping
@@ -20,8 +26,9 @@ from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, make_fitted_block, select_logits
 from moodfuse.fuse.design import DesignInputs, assemble
-from moodfuse.fuse.fitting import fit_head
-from moodfuse.fuse.inference import Floats, FusedSource, Fusion, Level, LinearArrays
+from moodfuse.fuse.fitting import fit_head, fit_temperature
+from moodfuse.fuse.heads import ClassWeight, HeadSettings
+from moodfuse.fuse.inference import TEMPERATURES, Floats, FusedSource, Fusion, Level, LinearArrays
 from moodfuse.fuse.leak_guard import ClipRows, Features, get_values, make_clip_rows
 from moodfuse.fuse.run_inputs import can_cross_fit_sources
 from moodfuse.fuse.settings import CROSSFIT, PlannedResult
@@ -32,12 +39,13 @@ class ScoredResult(PlannedResult):
     """The result to export, and how it was scored.
 
     `run_sources` are all sources of its run, which decided whether logits could be cross-fitted. With
-    `defaults` it was scored, and is exported, with default settings.
+    `defaults` it was scored, and is exported, with default settings. `class_weight` is that of its heads.
     """
 
     protocol: str
     run_sources: tuple[str, ...]
     defaults: bool = False
+    class_weight: ClassWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -81,25 +89,40 @@ def list_networks_needed(cache: FeatureCache, source: str, scored: ScoredResult)
     return (SAW_ALL,)
 
 
-def fit_final_model(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
-    """Fit the model of a result; `InputError` with the cause and the remedy if it cannot be exported."""
+def fit_final_model(
+    cache: FeatureCache, scored: ScoredResult, out_of_fold: Floats | None = None
+) -> FinalModel:
+    """Fit the model of a result.
+
+    `out_of_fold` are the result's probabilities [N, C] in its run. Their calibration corrects the temperature
+    of the model; without them the temperature is that of the inner folds.
+
+    Raises
+    ------
+    InputError
+        If the result cannot be exported; the message has the cause and the remedy.
+    """
     if why := why_not_exportable(cache, scored):
         raise InputError(f"{scored.name} cannot be exported: {why}")
-    rows, level, seed = make_clip_rows(cache.plan, cache.clips), scored.level, cache.plan.seed
+    rows, level = make_clip_rows(cache.plan, cache.clips), scored.level
+    head_settings = HeadSettings(cache.plan.seed, scored.class_weight)
     networks = {source: list_networks_needed(cache, source, scored) for source in scored.sources}
     cross_fit = level == "logits" and can_cross_fit_sources(cache, scored.run_sources)
     features, sources = [], []
     for source, holdouts in networks.items():
         blocks = {holdout: cache.block(source, holdout) for holdout in holdouts}
-        part, own = _make_features(rows, blocks, level, cross_fit=cross_fit, seed=seed)
+        part, own = _make_features(rows, blocks, level, head_settings, cross_fit=cross_fit)
         features.append(part)
         sources.append(FusedSource(source, own, _fill(part, level, rows)))
-    design = assemble(DesignInputs(rows, features, level, pairs=_read_pairs(cache, scored), seed=seed))
+    pairs = _read_pairs(cache, scored)
+    design = assemble(DesignInputs(rows, features, level, pairs=pairs, seed=cache.plan.seed))
     if scored.defaults:
         design = replace(design, inner=())
-    model, settings, temperature = fit_head(design, scored.head, seed)
+    model, chosen, temperature = fit_head(design, scored.head, head_settings)
+    if chosen is not None and out_of_fold is not None:
+        temperature = float(np.clip(temperature * fit_temperature(out_of_fold, rows.labels), *TEMPERATURES))
     head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
-    fusion = Fusion(design.classes, level, tuple(sources), head, temperature, settings is not None)
+    fusion = Fusion(design.classes, level, tuple(sources), head, temperature, chosen is not None)
     return FinalModel(fusion, networks, model.to_text() if head.kind == "trees" else "")
 
 
@@ -114,14 +137,19 @@ def _read_pairs(cache: FeatureCache, scored: ScoredResult) -> dict[int, list[Blo
 
 
 def _make_features(
-    rows: ClipRows, blocks: Mapping[Holdout, Block], level: Level, *, cross_fit: bool, seed: int
+    rows: ClipRows,
+    blocks: Mapping[Holdout, Block],
+    level: Level,
+    settings: HeadSettings,
+    *,
+    cross_fit: bool,
 ) -> tuple[Features, tuple[LinearArrays, ...]]:
     """The features of one source for the head, with the fits that make its logits where it has none."""
     first, own = next(iter(blocks.values())), []
     if first.logits is None:
         fitted: dict[Holdout, Block] = {}
         for holdout in single_holdouts(int(rows.folds.max()) + 1) if cross_fit else (SAW_ALL,):
-            head, fit = fit_logits(first, holdout, rows, seed=seed)
+            head, fit = fit_logits(first, holdout, rows, settings)
             fitted[holdout] = make_fitted_block(first, holdout, fit, rows)
             own.append(head.to_arrays(columns=first.embedding.shape[1], classes=len(rows.classes)))
         blocks = fitted

@@ -16,7 +16,7 @@ from moodfuse.cache.cluster import run_on_cluster
 from moodfuse.cache.fits import CachedFit, FitCache
 from moodfuse.cache.runs import NETWORK
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
-from moodfuse.fuse.heads import get_head_spec, make_head
+from moodfuse.fuse.heads import HeadSettings, get_head_spec, make_head
 from moodfuse.fuse.heads.inner_folds import choose_setting, limit_to_one_thread
 from moodfuse.fuse.inference import TEMPERATURES, TINY, Floats
 
@@ -53,37 +53,39 @@ def fitted_head(head: str) -> str:
     return "mean" if head == NETWORK else head
 
 
-def predict(inputs: DesignInputs, head: str, random_state: int) -> CachedFit:
+def predict(inputs: DesignInputs, head: str, settings: HeadSettings) -> CachedFit:
     """Assemble a design matrix, fit a head on it, and predict the test rows: one task of a worker process."""
-    return predict_fold(assemble(inputs), head, random_state)
+    return predict_fold(assemble(inputs), head, settings)
 
 
-def predict_fold(design: DesignMatrix, head: str, random_state: int) -> CachedFit:
+def predict_fold(design: DesignMatrix, head: str, settings: HeadSettings) -> CachedFit:
     """Fit a head and predict the test rows: probabilities [N_test, C] before their temperature.
 
     A class that no training row has gets 0.
     """
-    model, settings, temperature = fit_head(design, head, random_state)
+    model, chosen, temperature = fit_head(design, head, settings)
     with limit_to_one_thread():
         predicted = model.predict_proba(design.x[design.test])
     probabilities = np.zeros((len(predicted), len(design.classes)))
     probabilities[:, model.classes_] = predicted
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    return CachedFit(probabilities, temperature, settings is not None, settings or {})
+    return CachedFit(probabilities, temperature, chosen is not None, chosen or {})
 
 
-def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, dict[str, Any] | None, float]:
+def fit_head(
+    design: DesignMatrix, head: str, settings: HeadSettings
+) -> tuple[Any, dict[str, Any] | None, float]:
     """Fit a head on the training rows of a design matrix.
 
-    Returns the head, its settings, `None` where none could be chosen, and its temperature.
+    Returns the head, its chosen setting, `None` where none could be chosen, and its temperature.
     """
     name = fitted_head(head)
     with limit_to_one_thread():
         if not get_head_spec(name).fits:
             return _fit_mean(design, name)
-        settings, temperature = _choose(make_head(name, random_state=random_state), design)
-        model = make_head(name, random_state=random_state, tune=False, **(settings or {}))
-        return model.fit(design.x_train, design.y_train), settings, temperature
+        chosen, temperature = _choose(make_head(name, **vars(settings)), design)
+        model = make_head(name, **vars(settings), tune=False, **(chosen or {}))
+        return model.fit(design.x_train, design.y_train), chosen, temperature
 
 
 def _fit_mean(design: DesignMatrix, name: str) -> tuple[Any, dict[str, Any] | None, float]:
@@ -96,7 +98,7 @@ def _fit_mean(design: DesignMatrix, name: str) -> tuple[Any, dict[str, Any] | No
 
 
 def _choose(model: Any, design: DesignMatrix) -> tuple[dict[str, Any] | None, float]:
-    """Settings and temperature of a head, chosen on the inner folds."""
+    """Setting and temperature of a head, chosen on the inner folds."""
     if not design.inner:
         return None, 1.0
     data = (

@@ -22,6 +22,7 @@ from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
 from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.heads import ClassWeight
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT, Protocol, check_protocol
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class RunInputs:
 
     `clips` are in row order, `recipes` by source, sorted; `repeat_plans` are further plans of the cache for
     which it holds all tuned networks. `cross_fit` is as from `can_cross_fit_sources`; `fitted_logits` are the
-    sources whose logits are fitted because they have none.
+    sources whose logits are fitted because they have none, `class_weight` is that of all heads.
     """
 
     clips: Sequence[ClipStatus]
@@ -49,6 +50,7 @@ class RunInputs:
     protocol: Protocol
     cross_fit: bool
     fitted_logits: tuple[str, ...]
+    class_weight: ClassWeight | None = None
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -56,7 +58,12 @@ class RunInputs:
         return tuple(source for source, recipe in self.recipes.items() if recipe.sees_labels)
 
 
-def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | None = None) -> RunInputs:
+def read_inputs(
+    cache: FeatureCache,
+    sources: Sequence[str],
+    protocol: str | None = None,
+    class_weight: ClassWeight | None = None,
+) -> RunInputs:
     """Read what a run of these sources needs to know."""
     recipes = {source: cache.recipe(source) for source in sorted(sources)}
     chosen = choose_protocol(cache, sources, protocol)
@@ -70,6 +77,7 @@ def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | Non
         protocol=chosen,
         cross_fit=can_cross_fit_sources(cache, sources),
         fitted_logits=tuple(source for source in recipes if not cache.has_logits(source, holdout)),
+        class_weight=class_weight,
     )
 
 

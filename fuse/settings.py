@@ -11,7 +11,7 @@ from moodfuse.cache.cluster import cluster_address
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import LEAKY, NETWORK, result_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.heads import HEADS, get_head_spec
+from moodfuse.fuse.heads import HEADS, ClassWeight, get_head_spec
 from moodfuse.fuse.inference import LEVELS, Level, check_level
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,10 @@ class AblationSettings:
     """What to fit; the fields are the options of the command.
 
     `run` is by default the next free ``run-N``, ``leaky-N`` for the leaky protocol, `protocol` is
-    ``crossfit`` where the cache holds pair networks, and `repeats`, the number of fold plans, is all. Fits
-    run in `jobs` processes, or on the Dask cluster at `scheduler`. `command` is stored in the run; `keep` is
-    whether to use and store finished fits in the cache.
+    ``crossfit`` where the cache holds pair networks, and `repeats`, the number of fold plans, is all.
+    `class_weight` is as in `moodfuse.fuse.make_head`. Fits run in `jobs` processes, or on the Dask cluster at
+    `scheduler`. `command` is stored in the run; `keep` is whether to use and store finished fits in the
+    cache.
     """
 
     run: str | None = None
@@ -51,6 +52,7 @@ class AblationSettings:
     heads: tuple[str, ...] = tuple(HEADS)
     levels: tuple[str, ...] = LEVELS
     protocol: str | None = None
+    class_weight: ClassWeight | None = None
     repeats: int | None = None
     jobs: int = cpu_count() or 1
     scheduler: str | None = None

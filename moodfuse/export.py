@@ -31,6 +31,7 @@ from moodfuse.fuse.final_fit import (
     list_networks_needed,
     why_not_exportable,
 )
+from moodfuse.fuse.heads import ClassWeight
 from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.run_inputs import choose_protocol
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, collect_sources, list_planned_results
@@ -106,7 +107,7 @@ def export_model(
         result = find_result(run.results, settings.result)
     for note in notes:
         echo(note)
-    final = fit_final_model(cache, _scored(run, result))
+    final = fit_final_model(cache, _scored(run, result), result.probabilities)
     fusion = final.fusion
     files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
     sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
@@ -160,13 +161,19 @@ def find_result(results: Sequence[_Named], name: str) -> _Named:
 def _scored(run: Run, result: Result) -> ScoredResult:
     sources = tuple(source for source, _ in run.recipes)
     defaults = not set(DEFAULTS).isdisjoint(result.notes)
+    class_weight: ClassWeight | None = "balanced" if run.class_weight == "balanced" else None
     return ScoredResult(
-        result.sources, result.head, check_level(result.level), run.protocol, sources, defaults
+        result.sources, result.head, check_level(result.level), run.protocol, sources, defaults, class_weight
     )
 
 
 def _check_unchanged(cache: FeatureCache, run: Run) -> None:
-    """Check that the clips, labels, folds and recipes of the cache are still those of the run."""
+    """Check that clips, labels, folds, recipes and the fitting of heads are still those of the run."""
+    if not run.class_weight:
+        raise InputError(
+            f"run {run.name!r} was made by an older version, whose heads were fitted in another way; "
+            "run fuse again, then export from the new run"
+        )
     known = cache.sources()
     current = (
         tuple(status.digest for status in cache.clips),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moodfuse.export import ExportSettings
     from moodfuse.fuse.settings import AblationSettings
 
-_FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "repeats", "jobs", "scheduler")
+_FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repeats", "jobs", "scheduler")
 
 
 @click.command("fuse")
@@ -36,6 +36,12 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "repeats", "jobs", "sc
     "--protocol",
     help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure the effect of a data "
     "leak.  [default: crossfit, if extract made the networks for it]",
+)
+@click.option(
+    "--class-weight",
+    type=click.Choice(["none", "balanced"]),
+    help="balanced: give all classes the same total weight in fitting the heads, however many clips they "
+    "have. Probabilities are calibrated in either case.  [default: none]",
 )
 @click.option(
     "--repeats",
@@ -88,6 +94,8 @@ def fuse_command(
     context = click.get_current_context()
     missing = options.pop("missing")
     cache = FeatureCache(cache_path)
+    if options["class_weight"] == "none":
+        options["class_weight"] = None
     given = {name: value for name, value in options.items() if value not in (None, ())}
     ablation = AblationSettings(run=run_name, command=command_line(context), **given)
     if result is None:

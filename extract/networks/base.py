@@ -85,6 +85,11 @@ class Network(nn.Module):
     def _batch_norms(self) -> Iterator[_BatchNorm]:
         return (module for module in self.modules() if isinstance(module, _BatchNorm))
 
+    @property
+    def output_bias(self) -> nn.Parameter:
+        """The bias of the classifier, ``[num_classes]``."""
+        return self.get_parameter("classifier.1.bias")
+
     def reset_classifier(self, num_classes: int) -> None:
         """Draw a new classifier from torch's global generator; the other layers keep their weights."""
         linear = nn.Linear(self.spec.embedding_width, num_classes)

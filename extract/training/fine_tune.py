@@ -36,6 +36,7 @@ class TuningData:
     whole_input: Callable[[str], Tensor]  # the input from which a clip is embedded
     score: Callable[[Tensor], Tensor]  # logits [N, C] of a batch
     parameters: list[nn.Parameter]  # to be tuned
+    output_bias: nn.Parameter  # of the last layer, [C]
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +76,17 @@ def compute_class_weights(targets: Sequence[int], classes: int) -> Tensor:
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), torch.zeros(classes))
 
 
+def correct_logits(bias: nn.Parameter, targets: Sequence[int]) -> None:
+    """Add the log frequencies of the classes among `targets` to the bias [C] of the last layer, in place.
+
+    This makes the logits of a network calibrated that was tuned with balanced class weights (logit
+    adjustment: Menon et al. 2021, arXiv:2007.07314). A class without targets counts as one of one.
+    """
+    counts = torch.bincount(torch.tensor(targets), minlength=len(bias)).clamp(min=1)
+    with torch.no_grad():
+        bias.add_(torch.log(counts / len(targets)).to(bias))
+
+
 def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Path | None = None) -> int:
     """Tune `network` in place and return the number of its best epoch, from 1.
 
@@ -86,8 +98,10 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
     seed = derived_seed(recipe.seed, training_digest16(data.training_clips))
     optimizer = make_optimizer(tuning, data.parameters)
     stop = data.clips("stop")
-    weight = compute_class_weights([target for _, target in data.clips("tune")], len(data.classes))
-    loss = nn.CrossEntropyLoss(weight=weight.to(data.device))
+    targets, weight = [target for _, target in data.clips("tune")], None
+    if tuning.class_weight != "none":
+        weight = compute_class_weights(targets, len(data.classes)).to(data.device)
+    loss = nn.CrossEntropyLoss(weight=weight)
     progress, best = _resume(checkpoint, network, optimizer)
     while progress.epoch < tuning.epochs:
         if stop and progress.epoch - progress.best_epoch >= tuning.patience:
@@ -105,6 +119,8 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
             _save_checkpoint(checkpoint, network, best, optimizer, progress)
     if best is not None:
         network.load_state_dict(best)
+    if tuning.class_weight == "balanced":
+        correct_logits(data.output_bias, targets)
     network.eval()
     return progress.best_epoch
 

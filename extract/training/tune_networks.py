@@ -212,6 +212,7 @@ def head_data(
         whole_input=tensors.__getitem__,
         score=lambda batch: network.classifier(network.embed(batch)),
         parameters=list(network.head_parameters()),
+        output_bias=network.output_bias,
     )
 
 
@@ -225,5 +226,11 @@ def full_data(worker: SourceWorker, training_clips: TrainingClips, classes: tupl
             return logits.float()
 
     return TuningData(
-        training_clips, classes, worker.train_input, worker.whole_input, score, list(network.parameters())
+        training_clips,
+        classes,
+        worker.train_input,
+        worker.whole_input,
+        score,
+        list(network.parameters()),
+        network.output_bias,
     )

@@ -2,10 +2,20 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from moodfuse.cache.errors import UnknownNameError
 from moodfuse.fuse.inference import LEVELS, Level
+
+ClassWeight = Literal["balanced"]
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Settings that all heads of a run share, see `make_head`."""
+
+    random_state: int = 0
+    class_weight: ClassWeight | None = None
 
 
 @dataclass(frozen=True)
@@ -25,11 +35,11 @@ class HeadSpec:
 
 HEADS: dict[str, HeadSpec] = {
     # multinomial logistic regression on standardised columns
-    "softmax": HeadSpec("moodfuse.fuse.heads.linear:SoftmaxHead", version=2),
+    "softmax": HeadSpec("moodfuse.fuse.heads.linear:SoftmaxHead", version=3),
     # one logistic regression per class, normalised
-    "logistic": HeadSpec("moodfuse.fuse.heads.linear:LogisticHead", version=2),
+    "logistic": HeadSpec("moodfuse.fuse.heads.linear:LogisticHead", version=3),
     # gradient-boosted trees of one split, each over a sample of the columns
-    "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", version=2),
+    "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", version=3),
     # average of the networks' probabilities
     "mean": HeadSpec("moodfuse.fuse.heads.linear:MeanHead", levels=("logits",), fits=False),
 }
@@ -43,7 +53,9 @@ def get_head_spec(name: str) -> HeadSpec:
     return HEADS[name]
 
 
-def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
+def make_head(
+    name: str, *, random_state: int = 0, class_weight: ClassWeight | None = None, **settings: Any
+) -> Any:
     """Make a fusion head: a scikit-learn classifier.
 
     Parameters
@@ -52,6 +64,9 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
         One of `HEADS`; another name raises `UnknownNameError`.
     random_state : int
         Seed of everything random in it.
+    class_weight : None or "balanced"
+        With ``"balanced"`` all classes have the same total weight in fitting, however many rows they have.
+        Probabilities are then corrected to the frequencies of the classes in the training rows.
     **settings
         Settings of the head: `C`, `grid` and `tune` for softmax and logistic; `rounds`, `grid`, `tune`,
         `learning_rate` and `leaves` for lightgbm; `classes` for mean.
@@ -68,5 +83,5 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
     spec = get_head_spec(name)
     module, _, factory = spec.factory.partition(":")
     if spec.fits:
-        settings["random_state"] = random_state
+        settings |= {"random_state": random_state, "class_weight": class_weight}
     return getattr(import_module(module), factory)(**settings)

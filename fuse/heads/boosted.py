@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from moodfuse.cache.errors import InputError
-from moodfuse.fuse.heads.linear import FusionHead
+from moodfuse.fuse.heads.linear import BALANCED, FusionHead
 from moodfuse.fuse.inference import Floats, Ints, TreeArrays
 
 GRID = (5, 10, 25, 50, 100)
@@ -24,11 +24,13 @@ COLUMN_FRACTION, MIN_COLUMNS = 1 / 6, 64
 
 
 class LightGBMHead(FusionHead):
-    """Gradient-boosted trees with balanced class weights.
+    """Gradient-boosted trees.
 
-    `rounds`, each one tree per class, is chosen from `grid` where `tune` is on. From 3 `leaves` on columns
-    may interact, and the head cannot be exported. Fitting adds `classes_`, `model_` (a `LGBMClassifier` over
-    class indices), `rounds_`, the number in use, and `tuned_`, whether it was chosen.
+    With ``class_weight="balanced"`` classes have the same total weight in fitting, and the scores are then
+    corrected to the frequencies of the classes, as in `moodfuse.fuse.heads.linear`. `rounds`, each one tree
+    per class, is chosen from `grid` where `tune` is on. From 3 `leaves` on columns may interact, and the head
+    cannot be exported. Fitting adds `classes_`, `model_` (a `LGBMClassifier` over class indices), `rounds_`,
+    the number in use, and `tuned_`, whether it was chosen.
     """
 
     setting = "rounds"
@@ -38,6 +40,7 @@ class LightGBMHead(FusionHead):
         *,
         rounds: int = 50,
         grid: tuple[int, ...] = GRID,
+        class_weight: str | None = None,
         tune: bool = True,
         learning_rate: float = 0.2,
         leaves: int = 2,
@@ -45,6 +48,7 @@ class LightGBMHead(FusionHead):
     ) -> None:
         self.rounds = rounds
         self.grid = grid
+        self.class_weight = class_weight
         self.tune = tune
         self.learning_rate = learning_rate
         self.leaves = leaves
@@ -65,7 +69,7 @@ class LightGBMHead(FusionHead):
             "max_bin": 15,
             "min_data_in_bin": 1,
             "reg_lambda": 1.0,
-            "class_weight": "balanced",
+            "class_weight": self.class_weight,
             "random_state": self.random_state,
             "n_jobs": 1,
             "deterministic": True,
@@ -76,7 +80,10 @@ class LightGBMHead(FusionHead):
         }
 
     def _grow(self, x: NDArray[Any], y: Ints, rounds: int) -> LGBMClassifier:
-        return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
+        model = LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
+        if self.class_weight == BALANCED:
+            _correct_scores(model.booster_, np.bincount(y) / len(y))
+        return model
 
     def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
         """See `FusionHead`; fewer rounds are the first trees of more."""
@@ -114,6 +121,17 @@ class LightGBMHead(FusionHead):
     def to_text(self) -> str:
         """The trees in LightGBM's own format."""
         return str(self.model_.booster_.model_to_string(num_iteration=self.rounds_))
+
+
+def _correct_scores(booster: Any, frequency: Floats) -> None:
+    """Add the logarithms of the class frequencies [C] to the scores: to the leaves of the first trees."""
+    offsets = np.log(frequency)
+    if len(offsets) == 2:  # one score, that of the second class
+        offsets = offsets[1:] - offsets[:1]
+    trees = booster.dump_model(num_iteration=1)["tree_info"]
+    for number, (tree, offset) in enumerate(zip(trees, offsets, strict=True)):
+        for leaf in range(tree["num_leaves"]):
+            booster.set_leaf_output(number, leaf, booster.get_leaf_output(number, leaf) + offset)
 
 
 def _probabilities(booster: Any, x: NDArray[Any], rounds: int) -> Floats:

@@ -1,7 +1,6 @@
 """The choice of a head's setting on inner grouped folds.
 
-The candidate of least inner log loss is chosen, classes weighted to count alike; of equals the first, which
-is the simplest.
+The candidate of least inner log loss is chosen; of equals the first, which is the simplest.
 """
 
 from collections.abc import Iterable
@@ -59,7 +58,7 @@ def choose_on_rows(head: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None
 
 
 def choose_setting(head: Any, data: Iterable[InnerData], *, classes: int) -> tuple[Any, Floats, Ints]:
-    """Choose the setting of least inner loss, classes weighted to count alike.
+    """Choose the setting of least inner log loss.
 
     Returns its value, its probabilities [M, classes] of the scored rows of all inner folds, and the class
     indices of these rows [M].
@@ -72,10 +71,8 @@ def choose_setting(head: Any, data: Iterable[InnerData], *, classes: int) -> tup
         tried.append(every_class)
         labels.append(y_held_out)
     probabilities, y_true = np.concatenate(tried, axis=1), np.concatenate(labels)
-    counts = np.bincount(y_true, minlength=classes)
-    weights = len(y_true) / (np.count_nonzero(counts) * counts[y_true])
     of_true_class = probabilities[:, np.arange(len(y_true)), y_true]
-    losses = -np.log(np.maximum(of_true_class, TINY)) @ weights
+    losses = -np.log(np.maximum(of_true_class, TINY)).mean(axis=1)
     best = int(np.argmin(np.round(losses, _DECIMALS)))
     return sorted(head.grid)[best], probabilities[best], y_true
 

@@ -2,8 +2,9 @@
 
 The first two are the solution of scikit-learn's `LogisticRegression` with an L2 penalty on standardised
 columns, in about half its time. Standardised columns are divided by the square root of their number, so that
-one C means the same for 12 columns as for 2000. Classes are weighted to count alike, in fitting and in the
-inner log loss.
+one C means the same for 12 columns as for 2000. With ``class_weight="balanced"`` every class has the same
+total weight, and the intercepts are then corrected to the frequencies of the classes in the training rows
+(logit adjustment: Menon et al. 2021, arXiv:2007.07314), so that probabilities stay calibrated.
 
 An L2 penalty does not depend on the axes, so the fit runs along the rows' principal axes: at most as many as
 there are rows, uncorrelated, so that the curvature of the loss along each is nearly known in advance. With
@@ -17,10 +18,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
+from scipy.special import logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from moodfuse.cache.errors import InputError
 from moodfuse.fuse.heads.inner_folds import choose_on_rows, limit_to_one_thread
 from moodfuse.fuse.inference import (
     Floats,
@@ -34,6 +37,8 @@ from moodfuse.fuse.inference import (
 
 DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
+BALANCED = "balanced"
+"""The class weights with which every class has the same total weight."""
 GRID = (1.0, 10.0, 100.0, 1000.0)
 """Values of C that are tried; of equals the smallest is chosen."""
 _NEGLIGIBLE = 1e-13
@@ -59,6 +64,7 @@ class FusionHead(ClassifierMixin, BaseEstimator):
 
     setting: str
     grid: tuple[Any, ...]
+    class_weight: str | None
     tune: bool
     random_state: int
     _fit: Callable[..., None]
@@ -77,6 +83,8 @@ class FusionHead(ClassifierMixin, BaseEstimator):
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
+        if self.class_weight not in (None, BALANCED):
+            raise InputError(f"class_weight is {self.class_weight!r}; expected None or {BALANCED!r}")
         chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
         self.tuned_ = chosen is not None
         self._fit(x, index, getattr(self, self.setting) if chosen is None else chosen)
@@ -97,6 +105,8 @@ class SoftmaxHead(FusionHead):
         Inverse penalty where none is chosen.
     grid : tuple of float
         Values to choose from.
+    class_weight : None or "balanced"
+        Whether classes have the same total weight in fitting; probabilities are calibrated in either case.
     tune : bool
         Whether to choose; set it to `False` where training rows are in sample.
     random_state : int
@@ -119,18 +129,20 @@ class SoftmaxHead(FusionHead):
         *,
         C: float = DEFAULT_C,
         grid: tuple[float, ...] = GRID,
+        class_weight: str | None = None,
         tune: bool = True,
         random_state: int = 0,
     ) -> None:
         self.C = C
         self.grid = grid
+        self.class_weight = class_weight
         self.tune = tune
         self.random_state = random_state
 
     def _fit(self, x: NDArray[Any], y: Ints, value: float) -> None:
         self.C_ = float(value)
         with limit_to_one_thread():
-            path = fit_path(x, y, (self.C_,), self._link)
+            path = fit_path(x, y, (self.C_,), self._link, balanced=self.class_weight == BALANCED)
         self.mean_, self.scale_ = path.mean, path.scale
         self.coef_, self.intercept_ = path.coef[0], path.intercept[0]
 
@@ -138,7 +150,8 @@ class SoftmaxHead(FusionHead):
         """See `FusionHead`; the scaling is learned on `x`."""
         index = np.unique(y, return_inverse=True)[1]
         with limit_to_one_thread():
-            path = fit_path(x, index, sorted(self.grid), self._link)
+            balanced = self.class_weight == BALANCED
+            path = fit_path(x, index, sorted(self.grid), self._link, balanced=balanced)
             scores = (held_out - path.mean) / path.scale @ path.coef.transpose(0, 2, 1)
         return apply_link(scores + path.intercept[:, None], self._link)
 
@@ -214,8 +227,13 @@ class Path:
     intercept: Floats
 
 
-def fit_path(x: NDArray[Any], y: Ints, penalties: Sequence[float], link: Link) -> Path:
-    """Fit rows [N, D] with class indices [N], all classes present, for each C, starting from the last fit."""
+def fit_path(
+    x: NDArray[Any], y: Ints, penalties: Sequence[float], link: Link, *, balanced: bool = False
+) -> Path:
+    """Fit rows [N, D] with class indices [N], all classes present, for each C, starting from the last fit.
+
+    With `balanced`, classes have the same total weight, and the intercepts are corrected for that.
+    """
     mean, scale = _fit_scaling(x)
     standard = (x - mean) / scale
     wide = x.shape[1] > x.shape[0]
@@ -225,10 +243,15 @@ def fit_path(x: NDArray[Any], y: Ints, penalties: Sequence[float], link: Link) -
     rows = axes * np.sqrt(lengths) if wide else standard @ axes
     targets = np.eye(int(y.max()) + 1)[y]
     if link == "softmax" and targets.shape[1] == 2:  # one score: that of the second class against the first
-        weights, intercept = _solve(rows, lengths, targets[:, 1:], penalties, "logistic")
+        row_weights = _weigh_rows(targets[:, 1:], "logistic", balanced=balanced)
+        weights, intercept = _solve(rows, lengths, targets[:, 1:], row_weights, penalties, "logistic")
         weights, intercept = (np.concatenate([-part, part], axis=1) / 2 for part in (weights, intercept))
     else:
-        weights, intercept = _solve(rows, lengths, targets, penalties, link)
+        row_weights = _weigh_rows(targets, link, balanced=balanced)
+        weights, intercept = _solve(rows, lengths, targets, row_weights, penalties, link)
+    if balanced:
+        frequency = targets.mean(axis=0)
+        intercept = intercept + (np.log(frequency) if link == "softmax" else logit(frequency))
     coef = weights / np.sqrt(lengths) @ axes.T @ standard if wide else weights @ axes.T
     return Path(mean, scale, coef, intercept)
 
@@ -243,10 +266,9 @@ def _fit_scaling(x: NDArray[Any]) -> tuple[Floats, Floats]:
 
 
 def _solve(
-    rows: Floats, lengths: Floats, targets: Floats, penalties: Sequence[float], link: Link
+    rows: Floats, lengths: Floats, targets: Floats, balance: Floats, penalties: Sequence[float], link: Link
 ) -> tuple[Floats, Floats]:
-    """Coefficients [P, K, R] and intercepts [P, K] of targets [N, K] for each of P penalties."""
-    balance = _weigh_rows(targets, link)
+    """Coefficients [P, K, R] and intercepts [P, K] of targets [N, K], weighted by `balance`, per penalty."""
     path = [np.zeros((len(lengths) + 1, targets.shape[1]))]
     for penalty in penalties:
         decay = 1 / (penalty * len(targets))
@@ -276,8 +298,10 @@ def _minimise(
     return point
 
 
-def _weigh_rows(targets: Floats, link: Link) -> Floats:
-    """Weight of each row in each column of targets [N, K], so that classes count alike and the mean is 1."""
+def _weigh_rows(targets: Floats, link: Link, *, balanced: bool) -> Floats:
+    """Weight of each row in each column of targets [N, K]; the mean is 1."""
+    if not balanced:
+        return np.ones_like(targets)
     positive = targets.sum(axis=0)
     count, classes = targets.shape
     if link == "softmax":

@@ -20,7 +20,7 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.ablation import accuracies, run_ablation
 from moodfuse.fuse.design import DesignMatrix
 from moodfuse.fuse.fitting import predict_fold
-from moodfuse.fuse.heads import HEADS
+from moodfuse.fuse.heads import HEADS, HeadSettings
 from moodfuse.fuse.inference import softmax
 from moodfuse.fuse.settings import AblationSettings, list_planned_results
 
@@ -214,7 +214,7 @@ def fitted_heads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fitted: list[str] = []
     monkeypatch.setattr(
         "moodfuse.fuse.fitting.predict_fold",
-        lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed),
+        lambda design, head, settings: fitted.append(head) or predict_fold(design, head, settings),
     )
     return fitted
 
@@ -314,11 +314,11 @@ def test_an_interrupted_run_keeps_what_was_finished(
     shutil.rmtree(cached.path / "fits")
     fitted: list[str] = []
 
-    def fit(design: DesignMatrix, head: str, seed: int) -> CachedFit:
+    def fit(design: DesignMatrix, head: str, settings: HeadSettings) -> CachedFit:
         if len(fitted) == 5:
             raise KeyboardInterrupt
         fitted.append(head)
-        return predict_fold(design, head, seed)
+        return predict_fold(design, head, settings)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("moodfuse.fuse.fitting.predict_fold", fit)

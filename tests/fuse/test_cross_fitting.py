@@ -20,6 +20,7 @@ from moodfuse.fuse.cross_fitting import (
     select_logits,
 )
 from moodfuse.fuse.design import DesignInputs, assemble
+from moodfuse.fuse.heads import HeadSettings
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, make_clip_rows
 from moodfuse.fuse.run_inputs import choose_plans, choose_protocol, read_inputs
 from moodfuse.fuse.settings import AblationSettings
@@ -34,7 +35,7 @@ QUICK = AblationSettings(heads=("softmax", "mean"), jobs=1)
 
 def fitted_block(block: Block, holdout: Holdout, rows: ClipRows) -> Block:
     """A block with the logits of one fit, as it is cached and read again."""
-    return make_fitted_block(block, holdout, fit_to_keep(block, holdout, rows, 0), rows)
+    return make_fitted_block(block, holdout, fit_to_keep(block, holdout, rows, HeadSettings()), rows)
 
 
 def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
@@ -67,7 +68,7 @@ def test_an_embedding_that_saw_the_holdout_cannot_be_fitted(cache: FeatureCache)
     """Logits of a holdout are not fitted on a network that saw one of its folds."""
     rows = make_clip_rows(cache.plan, cache.clips)
     with pytest.raises(LeakError, match=r"c3d: the block of holdout \{0\} cannot be used to test fold 1"):
-        fit_logits(cache.block("c3d", {0}), Holdout.of({0, 1}), rows, seed=0)
+        fit_logits(cache.block("c3d", {0}), Holdout.of({0, 1}), rows, HeadSettings())
     block = fitted_block(cache.block("i3d", "*"), Holdout.of("{}"), rows)
     with pytest.raises(LeakError, match=r"holdout \{\} cannot be used to test fold 1"):
         assemble(DesignInputs(rows, [block], "logits", 1))

@@ -65,7 +65,7 @@ def test_the_model_is_what_was_scored(
     held_out = [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
     for sources, head, level in RESULTS:
         case = (sources, level, fold)
-        scored = predict_fold(assemble(features.make_design_inputs(*case)), head, cache.plan.seed)
+        scored = predict_fold(assemble(features.make_design_inputs(*case)), head, features.settings)
         expected = apply_temperature(scored.values, scored.temperature)
         final = fit_final_model(smaller, ScoredResult(sources, head, level, protocol, SOURCES))
         for row, digest in zip(expected, held_out, strict=True):

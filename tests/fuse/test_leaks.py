@@ -20,7 +20,7 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse import fitting
 from moodfuse.fuse.cross_fitting import PlanFeatures
 from moodfuse.fuse.design import assemble
-from moodfuse.fuse.heads import HEADS
+from moodfuse.fuse.heads import HEADS, HeadSettings
 from moodfuse.fuse.inference import LEVELS
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT, PlannedResult
 
@@ -40,7 +40,7 @@ def fit_all(features: PlanFeatures, results: Sequence[PlannedResult], fold: int 
     for result in results:
         case = (result.sources, result.level, fold)
         design = assemble(features.make_design_inputs(*case))
-        model, settings, temperature = fitting.fit_head(design, result.head, 0)
+        model, settings, temperature = fitting.fit_head(design, result.head, HeadSettings())
         parts = [np.array([temperature, *map(float, (settings or {}).values())]), design.x_train]
         for inner in design.inner:
             parts += [inner.x[inner.fit], inner.x[inner.held_out]]
@@ -194,6 +194,8 @@ def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, lo
         design = assemble(features.make_design_inputs(*case))
         x, others = design.x.copy(), np.flatnonzero(design.test)[1:]
         x[others] = np.random.default_rng(5).normal(size=x[others].shape) * 7 - 2
-        clean, noisy = (fitting.predict_fold(matrix, head, 0) for matrix in (design, replace(design, x=x)))
+        clean, noisy = (
+            fitting.predict_fold(matrix, head, HeadSettings()) for matrix in (design, replace(design, x=x))
+        )
         assert np.array_equal(clean.values[0], noisy.values[0])
         assert not np.array_equal(clean.values, noisy.values) and clean.temperature == noisy.temperature
