@@ -26,7 +26,7 @@ from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, l
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16, resolve_device
 from moodfuse.extract.networks.registry import input_size, network_spec
-from moodfuse.extract.recipe_files import read_preprocessing
+from moodfuse.extract.recipe_files import check_network_version, read_preprocessing
 from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -177,12 +177,7 @@ def check_shipped_recipe(recipe: Recipe) -> None:
         bn_eps_of(recipe.weights)
     except (UnknownNameError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"{recipe.source}: its recipe cannot be used ({error})") from error
-    if recipe.network_version != spec.version:
-        raise InputError(
-            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is "
-            f"version {spec.version}; export the model again, or install the moodfuse that its model.json "
-            "names"
-        )
+    check_network_version(recipe)
     if not is_usable:
         raise InputError(
             f"{recipe.source}: cannot run on {recipe.threads!r} threads of {recipe.device!r} in precision "

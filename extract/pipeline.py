@@ -73,6 +73,8 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     check_fold_numbers(data.clips)
     cache = FeatureCache(settings.cache, create=True)
     recipes = [replace(recipe, source=name_in_cache(cache, recipe)) for recipe in recipes]
+    for line in _version_lines(cache, recipes):
+        report(line)
     with media_supply(cache, recipes, settings) as media:
         if settings.scheduler is not None:
             decode_on_cluster(settings, recipes, data.clips)
@@ -116,6 +118,19 @@ def _weights_lines(recipes: Sequence[Recipe], settings: ExtractSettings) -> Iter
                 f"WARNING {source}: no pretrained weights, so it starts from RANDOM values "
                 f"(--weights {source}=FILE)"
             )
+
+
+def _version_lines(cache: FeatureCache, recipes: Sequence[Recipe]) -> Iterator[str]:
+    """Which sources the cache holds as an earlier version of their network computed them."""
+    known = cache.sources()
+    for recipe in recipes:
+        if recipe.source in known:
+            earlier = cache.recipe(recipe.source).network_version
+            if earlier != recipe.network_version:
+                yield (
+                    f"{recipe.source}: the cache has features of version {earlier} of {recipe.network}; "
+                    f"those of version {recipe.network_version} differ and are computed again"
+                )
 
 
 def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:

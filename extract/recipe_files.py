@@ -89,6 +89,17 @@ def option_names(source: str) -> tuple[str, ...]:
     return (*(f"{network}@{name}" for name in labels), network)
 
 
+def check_network_version(recipe: Recipe) -> None:
+    """Raise `InputError` if the network of a recipe computes other features now than it did then."""
+    spec = network_spec(recipe.network)
+    if recipe.network_version != spec.version:
+        raise InputError(
+            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is "
+            f"version {spec.version}; run `moodfuse extract`, then `moodfuse fuse --export` again, or "
+            "install the moodfuse that made it"
+        )
+
+
 def name_in_cache(cache: FeatureCache, recipe: Recipe) -> str:
     """The name of a source in a cache, which may hold it under the former name of its recipe."""
     names = (recipe.source, *option_names(recipe.source)[:-1])

@@ -23,6 +23,7 @@ from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.scoring import score_resamples
 from moodfuse.evaluate.selection import estimate_best, find_equivalent_results
+from moodfuse.extract.recipe_files import check_network_version
 from moodfuse.fuse.ablation import list_missing_modalities, read_library_versions
 from moodfuse.fuse.final_fit import (
     FinalModel,
@@ -77,6 +78,9 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
         raise InputError(
             f"--export {settings.result}: cannot be exported, so nothing was fused: {reasons[0]}"
         )
+    exportable = [row for row, why in zip(chosen, reasons, strict=True) if not why]
+    for source in collect_sources(exportable):
+        check_network_version(cache.recipe(source))
 
 
 def _check_folder(folder: Path) -> None:
@@ -109,6 +113,8 @@ def export_model(
         echo(note)
     final = fit_final_model(cache, _scored(run, result), result.probabilities)
     fusion = final.fusion
+    for source in result.sources:
+        check_network_version(cache.recipe(source))
     files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
     sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
     if final.trees:

@@ -146,7 +146,7 @@ _TABLE = (
         frozen_width=160,
         activation_width=160,
         min_crop_s=7.0,
-        version=2,
+        version=3,
     ),
     NetworkSpec(
         name="c3d",

@@ -100,7 +100,7 @@ def test_invalid_recipes_are_refused() -> None:
     recipe = recipe_of("twodmcnn")
     check_shipped_recipe(recipe)
     for change, message in (
-        ({"network_version": 99}, "version 99"),
+        ({"network_version": 2}, "version 2 of twodmcnn, .* `moodfuse extract`, then `moodfuse fuse"),
         ({"network": "nothing"}, "unknown source"),
         ({"preprocessing": "{}"}, "cannot be used"),
         ({"threads": 0}, "0 threads"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from moodfuse.cache.errors import CacheError, InputError, MissingBlockError
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
+from moodfuse.extract.networks import NETWORKS
 from moodfuse.extract.pipeline import RefusedClipsError
 from moodfuse.extract.settings import NetworkChoice
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
@@ -158,6 +160,19 @@ def test_another_seed_reuses_the_frozen_trunk(extracted) -> None:
     )  # no pair of two folds can be held out
     runner(plan=PlanChoice(folds=2, seed=0))
     assert runner.open().plan.assignment == before
+
+
+def test_features_of_an_earlier_network_are_computed_again(extracted, monkeypatch) -> None:
+    """With another version of a network, extract reports which features the cache has, once."""
+    current = NETWORKS["twodmcnn"]
+    monkeypatch.setitem(NETWORKS, "twodmcnn", replace(current, version=99))
+    assert extracted(plan=FOLDS).embedded > 0
+    message = (
+        f"twodmcnn: the cache has features of version {current.version} of twodmcnn; those of version 99"
+    )
+    assert any(line.startswith(message) for line in extracted.lines)
+    assert extracted(plan=FOLDS).embedded == 0
+    assert not any(line.startswith(message) for line in extracted.lines)
 
 
 def test_unused_options_and_unknown_sources_are_refused(runner, heads_cache: Path) -> None:

@@ -13,6 +13,7 @@ from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.intervals import DRAWS, resample_groups
 from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result, summarize
+from moodfuse.extract.networks import NETWORKS
 from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.folder import ARRAYS, ModelCard, ModelSource
 
@@ -116,6 +117,20 @@ def test_what_cannot_be_exported_is_refused_before_the_fit(trained: Any, tmp_pat
         check_planned(trained.cache, ablation, replace(settings, result="onedmcnn@brief mean logits"))
     with pytest.raises(InputError, match="nothing was fused: a leaky run measures a leak"):
         check_planned(trained.cache, replace(ablation, protocol="leaky"), settings)
+
+
+def test_features_of_an_earlier_network_are_not_exported(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No model is written that this version could not run; the message names what to run."""
+    monkeypatch.setitem(NETWORKS, "twodmcnn", replace(NETWORKS["twodmcnn"], version=99))
+    ablation = AblationSettings(combine=("twodmcnn@brief",), heads=("softmax",), jobs=1)
+    settings = ExportSettings(BEST, tmp_path / "model")
+    with pytest.raises(InputError, match="this is version 99; run `moodfuse extract`"):
+        check_planned(trained.cache, ablation, settings)
+    with pytest.raises(InputError, match="this is version 99; run `moodfuse extract`"):
+        export_model(trained.cache, trained.fewer, replace(settings, result=QUICK))
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_summary_shows_names_as_they_are() -> None:
