@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from moodfuse.cache.errors import InputError
-from moodfuse.fuse.heads.linear import BALANCED, FusionHead
-from moodfuse.fuse.inference import Floats, Ints, TreeArrays
+from moodfuse.fuse.heads.linear import BALANCED, FusionHead, fit_offsets
+from moodfuse.fuse.inference import TINY, Floats, Ints, TreeArrays, softmax
 
 GRID = (5, 10, 25, 50, 100)
 """Numbers of rounds that are tried; of equals the fewest are chosen."""
@@ -27,7 +27,7 @@ class LightGBMHead(FusionHead):
     """Gradient-boosted trees.
 
     With ``class_weight="balanced"`` classes have the same total weight in fitting, and the scores are then
-    corrected to the frequencies of the classes, as in `moodfuse.fuse.heads.linear`. `rounds`, each one tree
+    corrected as in `moodfuse.fuse.heads.linear`. `rounds`, each one tree
     per class, is chosen from `grid` where `tune` is on. From 3 `leaves` on columns may interact, and the head
     cannot be exported. Fitting adds `classes_`, `model_` (a `LGBMClassifier` over class indices), `rounds_`,
     the number in use, and `tuned_`, whether it was chosen.
@@ -57,6 +57,9 @@ class LightGBMHead(FusionHead):
     def _fit(self, x: NDArray[Any], y: Ints, value: int) -> None:
         self.rounds_ = int(value)
         self.model_ = self._grow(x, y, self.rounds_)
+        if self.class_weight == BALANCED:
+            booster = self.model_.booster_
+            _add_to_scores(booster, self._offsets(booster, x, y, self.rounds_))
 
     def settings(self, columns: int, rounds: int) -> dict[str, Any]:
         """Parameters of LightGBM for a number of columns."""
@@ -80,16 +83,22 @@ class LightGBMHead(FusionHead):
         }
 
     def _grow(self, x: NDArray[Any], y: Ints, rounds: int) -> LGBMClassifier:
-        model = LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
-        if self.class_weight == BALANCED:
-            _correct_scores(model.booster_, np.bincount(y) / len(y))
-        return model
+        return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
+
+    def _offsets(self, booster: Any, x: NDArray[Any], y: Ints, rounds: int) -> Floats:
+        scores = np.log(np.maximum(_probabilities(booster, x, rounds), TINY))
+        return fit_offsets(scores, y, "softmax")
 
     def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
         """See `FusionHead`; fewer rounds are the first trees of more."""
         index = np.unique(y, return_inverse=True)[1]
         booster = self._grow(x, index, max(self.grid)).booster_
-        return np.stack([_probabilities(booster, held_out, rounds) for rounds in sorted(self.grid)])
+        tried = {rounds: _probabilities(booster, held_out, rounds) for rounds in sorted(self.grid)}
+        if self.class_weight == BALANCED:
+            for rounds, probabilities in tried.items():
+                offsets = self._offsets(booster, x, index, rounds)
+                tried[rounds] = softmax(np.log(np.maximum(probabilities, TINY)) + offsets)
+        return np.stack(list(tried.values()))
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Class probabilities [N, C], in the order of `classes_`."""
@@ -123,9 +132,8 @@ class LightGBMHead(FusionHead):
         return str(self.model_.booster_.model_to_string(num_iteration=self.rounds_))
 
 
-def _correct_scores(booster: Any, frequency: Floats) -> None:
-    """Add the logarithms of the class frequencies [C] to the scores: to the leaves of the first trees."""
-    offsets = np.log(frequency)
+def _add_to_scores(booster: Any, offsets: Floats) -> None:
+    """Add offsets [C] to the scores: to the leaves of the first trees."""
     if len(offsets) == 2:  # one score, that of the second class
         offsets = offsets[1:] - offsets[:1]
     trees = booster.dump_model(num_iteration=1)["tree_info"]

@@ -3,8 +3,8 @@
 The first two are the solution of scikit-learn's `LogisticRegression` with an L2 penalty on standardised
 columns, in about half its time. Standardised columns are divided by the square root of their number, so that
 one C means the same for 12 columns as for 2000. With ``class_weight="balanced"`` every class has the same
-total weight, and the intercepts are then corrected to the frequencies of the classes in the training rows
-(logit adjustment: Menon et al. 2021, arXiv:2007.07314), so that probabilities stay calibrated.
+total weight, and the scores are then corrected, so that the mean probability of a class over the training
+rows is its frequency (`fit_offsets`).
 
 An L2 penalty does not depend on the axes, so the fit runs along the rows' principal axes: at most as many as
 there are rows, uncorrelated, so that the curvature of the loss along each is nearly known in advance. With
@@ -45,6 +45,7 @@ _NEGLIGIBLE = 1e-13
 """Axes of less than this fraction of the largest squared length hold rounding errors alone."""
 _OPTIONS = {"maxiter": 2000, "maxfun": 20_000, "gtol": 1e-6, "ftol": 0.0, "maxcor": 20}
 _MIN_CURVATURE = 1e-4
+_MAX_STEPS, _SMALL_STEP = 200, 1e-6
 
 
 class FusionHead(ClassifierMixin, BaseEstimator):
@@ -250,10 +251,27 @@ def fit_path(
         row_weights = _weigh_rows(targets, link, balanced=balanced)
         weights, intercept = _solve(rows, lengths, targets, row_weights, penalties, link)
     if balanced:
-        frequency = targets.mean(axis=0)
-        intercept = intercept + (np.log(frequency) if link == "softmax" else logit(frequency))
+        scores = rows @ weights.transpose(0, 2, 1) + intercept[:, None]
+        intercept = intercept + [fit_offsets(one, y, link) for one in scores]
     coef = weights / np.sqrt(lengths) @ axes.T @ standard if wide else weights @ axes.T
     return Path(mean, scale, coef, intercept)
+
+
+def fit_offsets(scores: Floats, y: Ints, link: Link) -> Floats:
+    """Offsets [C] for the scores [N, C] of a fit whose rows of class indices `y` [N] had balanced weights.
+
+    With them, the mean probability of each class over these rows is its frequency. They start from the
+    logarithms of the frequencies, or their log odds: the logit adjustment of Menon et al. (2021,
+    arXiv:2007.07314), which penalised fits overshoot.
+    """
+    frequency = np.bincount(y) / len(y)
+    offsets = np.log(frequency) if link == "softmax" else logit(frequency)
+    for _ in range(_MAX_STEPS):
+        step = np.log(frequency / apply_link(scores + offsets, link).mean(axis=0))
+        offsets = offsets + step
+        if np.abs(step).max() < _SMALL_STEP:
+            break
+    return np.asarray(offsets)
 
 
 def _fit_scaling(x: NDArray[Any]) -> tuple[Floats, Floats]:

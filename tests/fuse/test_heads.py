@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 from lightgbm import LGBMClassifier
-from scipy.special import expit, logit, softmax
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from moodfuse.cache.errors import InputError
 from moodfuse.fuse import make_head
 from moodfuse.fuse.heads import HEADS
+from moodfuse.fuse.heads.linear import fit_offsets
+from moodfuse.fuse.inference import apply_link
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
@@ -81,32 +83,37 @@ def test_mean_is_the_average_of_the_softmaxes() -> None:
 def test_linear_heads_are_those_of_scikit_learn(rows: int, classes: int, class_weight: Any) -> None:
     """Wide or tall, softmax or one class against the rest: scikit-learn's solution at a small tolerance.
 
-    With class weights, its scores plus the log frequencies, or log odds, of the classes.
+    With class weights, its scores plus offsets that make the mean probability of a class its frequency.
     """
     penalty = 1.0 if rows == 18 else 1000.0
     x, y = blobs(rows=rows, columns=30, classes=classes)
     x, y = (x + np.random.default_rng(2).normal(size=x.shape) * 4)[3:], np.where(y == 0, 1, y)[3:]
     y[: 2 * classes : 2] = 0  # some classes are rare
     fresh, _ = blobs(rows=rows, columns=30, classes=classes, seed=1)
-    frequency = np.bincount(y) / len(y)
     for name in ("softmax", "logistic"):
         head = make_head(name, tune=False, C=penalty, class_weight=class_weight).fit(x, y)
         scaled, fresh_scaled = (x - head.mean_) / head.scale_, (fresh - head.mean_) / head.scale_
         settings = {"C": penalty, "class_weight": class_weight, "tol": 1e-9, "max_iter": 10_000}
         if name == "softmax":
-            offset = np.log(frequency) if class_weight else 0.0
             model = LogisticRegression(**settings).fit(scaled, y)
-            expected = softmax(model.predict_log_proba(fresh_scaled) + offset, axis=1)
+            scores, fresh_scores = (model.predict_log_proba(rows) for rows in (scaled, fresh_scaled))
         else:
             parts = [LogisticRegression(**settings).fit(scaled, y == index) for index in range(classes)]
-            scores = np.stack([part.decision_function(fresh_scaled) for part in parts], axis=1)
-            expected = expit(scores + (logit(frequency) if class_weight else 0.0))
-            expected /= expected.sum(axis=1, keepdims=True)
+            scores, fresh_scores = (
+                np.stack([part.decision_function(rows) for part in parts], axis=1)
+                for rows in (scaled, fresh_scaled)
+            )
+        link = "softmax" if name == "softmax" else "logistic"
+        offsets = fit_offsets(scores, y, link) if class_weight else 0.0
+        expected = apply_link(fresh_scores + offsets, link)
         np.testing.assert_allclose(head.predict_proba(fresh), expected, atol=1e-3)
+        if class_weight:
+            mean = head.predict_proba(x).mean(axis=0)
+            np.testing.assert_allclose(mean, np.bincount(y) / len(y), atol=1e-3)
 
 
 def test_balanced_trees_are_corrected_for_the_class_frequencies() -> None:
-    """The scores are those of balanced LightGBM plus the log frequencies; the exported trees agree."""
+    """The scores are those of balanced LightGBM plus offsets; the exported trees agree."""
     x, y = blobs(rows=60)
     x, y = x[y != 0], y[y != 0] - 1
     x, y = np.concatenate([x, x[y == 1]]), np.concatenate([y, y[y == 1]])
@@ -115,9 +122,10 @@ def test_balanced_trees_are_corrected_for_the_class_frequencies() -> None:
             y = np.where(np.arange(len(y)) % 7 == 0, 2, y)
         head = make_head("lightgbm", tune=False, rounds=9, class_weight="balanced").fit(x, y)
         plain = LGBMClassifier(**head.settings(x.shape[1], 9)).fit(x, y)
-        frequency = np.bincount(y) / len(y)
-        expected = softmax(np.log(plain.predict_proba(x)) + np.log(frequency), axis=1)
+        scores = np.log(plain.predict_proba(x))
+        expected = softmax(scores + fit_offsets(scores, y, "softmax"), axis=1)
         np.testing.assert_allclose(head.predict_proba(x), expected, atol=1e-12)
+        np.testing.assert_allclose(expected.mean(axis=0), np.bincount(y) / len(y), atol=1e-3)
         exported = head.to_arrays(columns=x.shape[1], classes=classes)
         np.testing.assert_allclose([exported.probabilities(row) for row in x], expected, atol=1e-12)
     with pytest.raises(InputError, match="class_weight is 'rare'; expected None or 'balanced'"):
