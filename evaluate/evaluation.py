@@ -55,10 +55,16 @@ class FoldScore:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """Metrics of one class against the rest; a metric is NaN where it is not defined."""
+    """Metrics of one class against the rest; a metric is NaN where it is not defined.
+
+    `mean_probability` is that of the class over all clips; of calibrated probabilities it is near
+    `frequency`, the fraction of clips of the class.
+    """
 
     label: str
     clips: int
+    frequency: float
+    mean_probability: float
     precision: float
     recall: float
     f1: float
@@ -70,7 +76,9 @@ class Calibration:
     """Calibration of a result's probabilities before and after temperature scaling.
 
     `ece_if_perfect` and `ece_if_perfect_high` are the mean and 95th percentile of the calibration error that
-    a perfectly calibrated model with the same (scaled) probabilities would show on as many clips.
+    a perfectly calibrated model with the same (scaled) probabilities would show on as many clips;
+    `confidence` is the mean of each clip's largest probability after scaling, which for a calibrated model is
+    near its accuracy.
     """
 
     temperatures: tuple[float, ...]
@@ -80,6 +88,7 @@ class Calibration:
     ece_after: float
     ece_if_perfect: float
     ece_if_perfect_high: float
+    confidence: float
     bins_before: tuple[ReliabilityBin, ...]
     bins_after: tuple[ReliabilityBin, ...]
 
@@ -194,8 +203,13 @@ class Evaluation:
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
         leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
         defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
+        older = (
+            "an older version made this run with balanced class weights, so the mean probability of a class "
+            "may be far from its frequency; run fuse again"
+        )
         notes = [
             leaky if self.marker else None,
+            None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
             few_groups_warning(self.group_count, effective),
             defaults if uncalibrated else None,
@@ -292,7 +306,8 @@ def class_scores(labels: Labels, probabilities: Floats, classes: tuple[str, ...]
     hits, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore"):
         columns = (hits / predicted, hits / true, 2 * hits / (true + predicted))
-    rows = zip(classes, true, *columns, metrics.class_aucs(labels, probabilities), strict=True)
+    means = (true / len(labels), probabilities.mean(axis=0))
+    rows = zip(classes, true, *means, *columns, metrics.class_aucs(labels, probabilities), strict=True)
     return tuple(ClassScore(label, int(clips), *map(float, numbers)) for label, clips, *numbers in rows)
 
 
@@ -314,6 +329,7 @@ def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int
         ece_after=float(scores_after["ece"]),
         ece_if_perfect=float(perfect.mean()),
         ece_if_perfect_high=float(np.quantile(perfect, 0.95)),
+        confidence=float(after.max(axis=1).mean()),
         bins_before=metrics.reliability_bins(labels, before),
         bins_after=metrics.reliability_bins(labels, after),
     )

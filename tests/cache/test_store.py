@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.clip_table import table_name
+from moodfuse.cache.digests import digest16
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError, UnknownNameError
 from moodfuse.cache.folds import assign_folds, clip_groups
-from moodfuse.cache.recipe import Recipe, Tuning, recipe_from_mapping
+from moodfuse.cache.recipe import UNCORRECTED, Recipe, Tuning, recipe_from_mapping
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.store import FeatureCache
 
@@ -161,6 +162,17 @@ def test_recipes_round_trip_and_ignore_their_name() -> None:
     assert recipe_from_mapping(json.loads(TUNED.to_json())) == TUNED
     assert replace(TUNED, source="net@other").digest16 == TUNED.digest16
     assert replace(TUNED, seed=1).digest16 != TUNED.digest16
+
+
+def test_recipes_of_older_caches_keep_their_digest() -> None:
+    """They have no class weights: their networks were tuned with balanced ones, and not corrected."""
+    older = json.loads(TUNED.to_json())
+    del older["tuning"]["class_weight"]
+    recipe = recipe_from_mapping(older)
+    assert recipe.tuning is not None and recipe.tuning.class_weight == UNCORRECTED
+    assert json.loads(recipe.to_json()) == older
+    assert recipe.digest16 == digest16({key: value for key, value in older.items() if key != "source"})
+    assert recipe.digest16 != TUNED.digest16
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,13 @@ def test_class_scores_equal_scikit_learn() -> None:
         np.testing.assert_allclose(numbers, [column[index] for column in wanted], atol=1e-12)
 
 
+def test_mean_probabilities_stand_beside_frequencies() -> None:
+    """A bias towards a class shows for each class."""
+    scores = class_scores(np.array([0, 0, 0, 1]), np.array([[0.6, 0.4]] * 4), ("a", "b"))
+    assert [one.frequency for one in scores] == [0.75, 0.25]
+    np.testing.assert_allclose([one.mean_probability for one in scores], [0.6, 0.4])
+
+
 def test_calibration_shows_the_effect_of_scaling() -> None:
     """From overconfident to calibrated probabilities loss and error fall, to the error of a perfect model."""
     random = np.random.default_rng(0)
@@ -114,6 +121,7 @@ def test_calibration_shows_the_effect_of_scaling() -> None:
     assert scaling.ece_after < 1.2 * scaling.ece_if_perfect_high
     assert scaling.ece_if_perfect < scaling.ece_if_perfect_high
     assert scaling == calibration(labels, result, draws=300)
+    assert scaling.confidence == pytest.approx(p.max(axis=1).mean())
 
 
 def predict_class_0(right: np.ndarray) -> np.ndarray:

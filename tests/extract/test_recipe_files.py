@@ -68,6 +68,11 @@ def test_sources_carry_their_recipe(recipe_file) -> None:
             "[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nspeed=9\n",
             "unknown key 'speed'",
         ),
+        (
+            "a.toml",
+            "[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nclass_weight='rare'\n",
+            "class_weight is 'rare'; expected one of: none, balanced",
+        ),
         ("a.toml", "threads = 'x'\n[c3d]\ndepth = 'frozen'", "threads is 'x'; expected a whole number"),
         ("a.toml", b"name = '\xe9'", "cannot be read as UTF-8"),
         ("b@d.toml", "", "its name 'b@d' has to be letters"),

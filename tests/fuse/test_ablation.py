@@ -61,6 +61,20 @@ def test_results_in_order_with_notes(cache: FeatureCache, run: Run) -> None:
     )
 
 
+def test_class_weights_are_recorded_and_are_other_fits(build: Builder) -> None:
+    """Cached fits without class weights are not used for balanced ones."""
+    cache = build(groups_per_class=5, tuned={}, frozen={"c3d": 10, "i3d": 12})
+    cache.__dict__["clips"] = cache.clips[:-2]  # classes of unequal size
+    settings = replace(CHEAP, levels=("embedding",), heads=("softmax",))
+    plain, balanced = (
+        run_ablation(cache, replace(settings, class_weight=weight)) for weight in (None, "balanced")
+    )
+    assert (plain.class_weight, balanced.class_weight) == ("none", "balanced")
+    assert "balanced class weights" in balanced.notes[0] and "balanced" not in "".join(plain.notes)
+    fused = [run.results[-1].probabilities for run in (plain, balanced)]
+    assert not np.allclose(*fused)
+
+
 def test_informative_features_give_high_accuracy(cache: FeatureCache, run: Run) -> None:
     """Every head finds well separated classes out of fold; trees over rows in sample less well.
 

@@ -12,8 +12,9 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import PlanFeatures
 from moodfuse.fuse.design import assemble
 from moodfuse.fuse.final_fit import FinalModel, ScoredResult, fit_final_model, why_not_exportable
-from moodfuse.fuse.fitting import predict_fold
-from moodfuse.fuse.inference import NetworkOutput, apply_temperature
+from moodfuse.fuse.fitting import fit_temperature, predict_fold
+from moodfuse.fuse.inference import TEMPERATURES, NetworkOutput, apply_temperature
+from moodfuse.fuse.leak_guard import make_clip_rows
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT
 
 Builder = Callable[..., FeatureCache]
@@ -73,6 +74,35 @@ def test_the_model_is_what_was_scored(
             values = [final.fusion.values(number, output) for number, output in enumerate(outputs)]
             probabilities = final.fusion.probabilities(values)
             assert np.allclose(probabilities, row, rtol=0, atol=1e-6), (sources, head, level)
+
+
+def test_the_temperature_is_corrected_by_the_out_of_fold_probabilities(crossfitted: FeatureCache) -> None:
+    """Probabilities that are too near to uniform lower it, certain ones raise it; defaults stay."""
+    scored = ScoredResult(SOURCES, "softmax", "logits", CROSSFIT, SOURCES)
+    labels = make_clip_rows(crossfitted.plan, crossfitted.clips).labels
+    unsure = np.where(np.eye(3)[labels] == 1, 0.4, 0.3)
+    sure = np.where(np.eye(3)[(labels + (np.arange(len(labels)) % 3 == 0)) % 3] == 1, 0.98, 0.01)
+    plain = fit_final_model(crossfitted, scored).fusion
+    for out_of_fold in (unsure, sure):
+        fusion = fit_final_model(crossfitted, scored, out_of_fold).fusion
+        expected = plain.temperature * fit_temperature(out_of_fold, labels)
+        assert fusion.temperature == pytest.approx(np.clip(expected, *TEMPERATURES))
+        assert (fusion.temperature < plain.temperature) == (out_of_fold is unsure)
+    defaults = replace(scored, defaults=True)
+    assert fit_final_model(crossfitted, defaults, unsure).fusion.temperature == 1.0
+
+
+def test_class_weights_reach_every_fit_of_a_model(build: Builder) -> None:
+    """With classes of unequal size, a model of balanced heads differs, also in logits that are fitted."""
+    cache = build(tuned={}, frozen={"i3d": 12}, groups_per_class=8)
+    kept = [status for number, status in enumerate(cache.clips) if number % 3 or number % 2]
+    cache.__dict__["clips"] = tuple(kept)
+    scored = ScoredResult(("i3d",), "softmax", "logits", CROSSFIT, ("i3d",))
+    plain, balanced = (
+        fit_final_model(cache, replace(scored, class_weight=weight)).fusion for weight in (None, "balanced")
+    )
+    assert not np.allclose(plain.sources[0].own[0].weights, balanced.sources[0].own[0].weights)
+    assert not np.allclose(plain.head.weights, balanced.head.weights)  # type: ignore[union-attr]
 
 
 def test_probabilities_without_a_source(crossfitted: FeatureCache) -> None:

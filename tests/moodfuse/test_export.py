@@ -28,6 +28,13 @@ def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> 
     assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
 
 
+def test_a_run_of_an_older_version_is_not_exported(trained: Any, tmp_path: Path) -> None:
+    """Its heads were fitted in another way, so the scores would not be those of the model."""
+    older = replace(trained.fewer, class_weight="")
+    with pytest.raises(InputError, match="was made by an older version.*run fuse again"):
+        export_model(trained.cache, older, ExportSettings(QUICK, tmp_path / "model"))
+
+
 def test_the_model_imputes_if_extract_did(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
