@@ -238,7 +238,7 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
     paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
-    importance = source_importance(labels, by_key, resamples)
+    importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
     return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
 
 
