@@ -20,7 +20,6 @@ from moodfuse.evaluate.intervals import (
     GroupResamples,
     Interval,
     effective_groups,
-    few_groups_warning,
     format_group_count,
     resample_groups,
 )
@@ -197,7 +196,7 @@ class Evaluation:
         notes = [
             leaky if self.marker else None,
             *self.run.notes,
-            few_groups_warning(self.group_count, effective),
+            *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
             "the best single source was selected on these same clips, which makes the tests against it "
@@ -209,6 +208,15 @@ class Evaluation:
             "not the variation between trainings",
         ]
         return list(dict.fromkeys(note for note in notes if note))
+
+    @property
+    def interval_notes(self) -> list[str]:
+        """Warnings about the intervals, with the number of results that each is about."""
+        counts = Counter(note for scored in self.scored for note in scored.score.notes)
+        return [
+            note if count == len(self.scored) else f"{count} of {len(self.scored)} results: {note}"
+            for note, count in counts.items()
+        ]
 
     @property
     def selection_note(self) -> str | None:
