@@ -40,8 +40,8 @@ SIMULATED = {
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
 """Equal groups -> least coverage in simulations; `benchmarks/coverage.py` measures it again."""
-RARE, RARE_UNEQUAL = 6, 10
-"""A class is rare below so many groups; `RARE_UNEQUAL` if it has less than half the mean of all classes."""
+RARE, RARE_UNEQUAL = 8, 15
+"""A class is rare below so many groups; `RARE_UNEQUAL` if it has less than a quarter of the mean class."""
 FEW_WRONG = 15
 """Below so many groups with a wrong prediction the interval of log loss is too narrow."""
 ECE_RATIO = 3.0
@@ -193,7 +193,7 @@ def rare_class_warning(labels: Labels, member: Labels, classes: Sequence[str]) -
     """Warn where the rarest class of `labels` [N] has too few groups (`member` [N]) for macro F1 and AUC."""
     groups = {index: len(np.unique(member[labels == index])) for index in np.unique(labels).tolist()}
     rarest = min(groups, key=lambda index: groups[index])
-    unequal = groups[rarest] < np.mean(list(groups.values())) / 2
+    unequal = groups[rarest] < np.mean(list(groups.values())) / 4
     if groups[rarest] >= (RARE_UNEQUAL if unequal else RARE):
         return None
     counted = format_group_count(groups[rarest], groups[rarest])
