@@ -5,7 +5,7 @@ Groups are resampled, since clips of one group resemble each other (Field and We
 interval is the estimate plus and minus t(G - 1) bootstrap standard errors times sqrt(G / (G - 1)), on the
 logit of a proportion or the logarithm of a loss (DiCiccio and Efron 1996, Statist. Sci. 11:189). Where all
 resamples are equal, it is Clopper and Pearson's (1934, Biometrika 26:404) for G agreeing groups.
-`docs/evaluation.md` has the reasons, `benchmarks/coverage.py` measures the coverage.
+`docs/evaluation.md` has the reasons; `benchmarks/coverage.py` and `class_sizes.py` measure the coverage.
 """
 
 import math
@@ -223,7 +223,7 @@ def calibration_error_warning(labels: Labels, probabilities: Floats) -> str | No
         return None
     return (
         f"ECE is less than {ECE_RATIO:.0f} times that of a perfectly calibrated classifier on as many clips: "
-        "ECE of few clips is biased upwards, and its 95 % interval mostly lies above the true value"
+        "ECE of few clips is biased upwards, and its 95 % interval can lie above the true value"
     )
 
 
