@@ -20,7 +20,6 @@ from moodfuse.evaluate.intervals import (
     GroupResamples,
     Interval,
     effective_groups,
-    few_groups_warning,
     format_group_count,
     resample_groups,
 )
@@ -211,7 +210,7 @@ class Evaluation:
             leaky if self.marker else None,
             None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
-            few_groups_warning(self.group_count, effective),
+            *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
             "the best single source was selected on these same clips, which makes the tests against it "
@@ -223,6 +222,15 @@ class Evaluation:
             "not the variation between trainings",
         ]
         return list(dict.fromkeys(note for note in notes if note))
+
+    @property
+    def interval_notes(self) -> list[str]:
+        """Warnings about the intervals, with the number of results that each is about."""
+        counts = Counter(note for scored in self.scored for note in scored.score.notes)
+        return [
+            note if count == len(self.scored) else f"{count} of {len(self.scored)} results: {note}"
+            for note, count in counts.items()
+        ]
 
     @property
     def selection_note(self) -> str | None:
@@ -252,7 +260,7 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
     paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
-    importance = source_importance(labels, by_key, resamples)
+    importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
     return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
 
 

@@ -5,7 +5,7 @@ Groups are resampled, since clips of one group resemble each other (Field and We
 interval is the estimate plus and minus t(G - 1) bootstrap standard errors times sqrt(G / (G - 1)), on the
 logit of a proportion or the logarithm of a loss (DiCiccio and Efron 1996, Statist. Sci. 11:189). Where all
 resamples are equal, it is Clopper and Pearson's (1934, Biometrika 26:404) for G agreeing groups.
-`docs/evaluation.md` has the reasons, `benchmarks/coverage.py` measures the coverage.
+`docs/evaluation.md` has the reasons; `benchmarks/coverage.py` and `class_sizes.py` measure the coverage.
 """
 
 import math
@@ -15,7 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moodfuse.evaluate.metrics import LOG_EPS, METRICS, Floats, Labels, all_metrics
+from moodfuse.evaluate.metrics import (
+    LOG_EPS,
+    METRICS,
+    Floats,
+    Labels,
+    all_metrics,
+    ece_if_calibrated,
+    expected_calibration_error,
+    is_correct,
+)
 
 DRAWS = 2000
 COVERAGE = 0.95
@@ -31,6 +40,15 @@ SIMULATED = {
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
 """Equal groups -> least coverage in simulations; `benchmarks/coverage.py` measures it again."""
+RARE, RARE_UNEQUAL = 8, 15
+"""A class is rare below so many groups; `RARE_UNEQUAL` if it has less than a quarter of the mean class."""
+FEW_WRONG = 15
+"""Below so many groups with a wrong prediction the interval of log loss is too narrow."""
+ECE_RATIO = 3.0
+"""Below so many times the calibration error of a calibrated classifier, that error is mostly bias."""
+SIMULATED_RARE = {"macro_f1": 0.84, "auc": 0.9}
+SIMULATED_WRONG = {"log_loss": 0.84}
+"""Least coverage in simulations of such results; `benchmarks/class_sizes.py` measures it again."""
 _WEIGHTS_AT_ONCE = 2_000_000
 
 
@@ -159,12 +177,70 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     if effective < MIN_GROUPS:
         return f"{counted}: no interval can be computed"
     known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
-    covered = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
+    covered = {name: _percent(share) for name, share in SIMULATED[known].items()}
     return (
         f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value "
         f"in {covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), "
         f"{covered['auc']} (AUC) and {covered['accuracy']} (accuracy); all are wide"
     )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+def rare_class_warning(labels: Labels, member: Labels, classes: Sequence[str]) -> str | None:
+    """Warn where the rarest class of `labels` [N] has too few groups (`member` [N]) for macro F1 and AUC."""
+    groups = {index: len(np.unique(member[labels == index])) for index in np.unique(labels).tolist()}
+    rarest = min(groups, key=lambda index: groups[index])
+    unequal = groups[rarest] < np.mean(list(groups.values())) / 4
+    if groups[rarest] >= (RARE_UNEQUAL if unequal else RARE):
+        return None
+    counted = format_group_count(groups[rarest], groups[rarest])
+    covered = {name: _percent(share) for name, share in SIMULATED_RARE.items()}
+    return (
+        f"the rarest class, {classes[rarest]!r}, has only {counted}: in simulations of such classes, the "
+        f"95 % intervals covered the true value in {covered['macro_f1']} (macro F1) and {covered['auc']} "
+        "(AUC) at worst"
+    )
+
+
+def few_wrong_warning(labels: Labels, probabilities: Floats, member: Labels) -> str | None:
+    """Warn where so few groups (`member` [N]) have a wrong prediction that log loss depends on them alone."""
+    if len(np.unique(member[is_correct(labels, probabilities) == 0])) >= FEW_WRONG:
+        return None
+    covered = _percent(SIMULATED_WRONG["log_loss"])
+    return (
+        f"fewer than {FEW_WRONG} groups have a wrong prediction: in simulations of such results, the 95 % "
+        f"interval of log loss covered the true value in {covered} at worst; it is too narrow"
+    )
+
+
+def calibration_error_warning(labels: Labels, probabilities: Floats) -> str | None:
+    """Warn where the calibration error is not far above that of a calibrated classifier, its bias."""
+    error = float(expected_calibration_error(labels, probabilities))
+    if error >= ECE_RATIO * ece_if_calibrated(probabilities, draws=200).mean():
+        return None
+    return (
+        f"ECE is less than {ECE_RATIO:.0f} times that of a perfectly calibrated classifier on as many clips: "
+        "ECE of few clips is biased upwards, and its 95 % interval can lie above the true value"
+    )
+
+
+def interval_warnings(
+    labels: Labels, probabilities: Floats, resamples: GroupResamples, classes: Sequence[str]
+) -> tuple[str, ...]:
+    """What simulations show against the `bootstrap_intervals` of these clips, the most serious first."""
+    few_groups = few_groups_warning(resamples.groups, resamples.effective)
+    if resamples.effective < MIN_GROUPS:
+        return (str(few_groups),)
+    warnings = (
+        few_groups,
+        rare_class_warning(labels, resamples.member, classes),
+        few_wrong_warning(labels, probabilities, resamples.member),
+        calibration_error_warning(labels, probabilities),
+    )
+    return tuple(warning for warning in warnings if warning)
 
 
 def bootstrap_intervals(

@@ -6,8 +6,8 @@ Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The dist
 is computed exactly. Several tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
 
 The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307):
-the mean, over all orders of adding the sources, of the accuracy that it adds. No source at all has the
-accuracy of predicting the most common label.
+the mean, over all orders of adding the sources, of the accuracy that it adds. With no source at all, each
+clip is predicted as the most common label of the other folds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,20 +157,21 @@ class SourceImportance:
 
 
 def source_importance(
-    labels: Labels, table: Mapping[Key, Floats], resamples: GroupResamples
+    labels: Labels, folds: Labels, table: Mapping[Key, Floats], resamples: GroupResamples
 ) -> tuple[SourceImportance, ...]:
     """Shapley values and drops for every head and level that `table` has on every subset of its sources.
 
-    `table` holds probabilities [N, C] by (sources, head, level). Sources that are never fused with each
-    other, such as one network under two recipes, are taken separately; sets of more than `MAX_SOURCES` are
-    left out. The rows are in the order of `table`, then by descending Shapley value.
+    `folds` is the fold of each clip [N], and `table` holds probabilities [N, C] by (sources, head, level).
+    Sources that are never fused with each other, such as one network under two recipes, are taken separately;
+    sets of more than `MAX_SOURCES` are left out. The rows are in the order of `table`, then by descending
+    Shapley value.
     """
     correct = {key: is_correct(labels, values) for key, values in table.items()}
     networks = {frozenset(sources): right for (sources, head, _), right in correct.items() if head == NETWORK}
     heads = dict.fromkeys(
         (head, level) for sources, head, level in correct if head != NETWORK and len(sources) > 1
     )
-    majority = (labels == np.bincount(labels).argmax()).astype(np.float64)
+    majority = _majority_is_correct(labels, folds)
     rows: list[SourceImportance] = []
     for head, level in heads:
         fused = {frozenset(key[0]): right for key, right in correct.items() if key[1:] == (head, level)}
@@ -184,6 +185,15 @@ def source_importance(
                 right = {names: known[names] for names in subsets} | {frozenset(): majority}
                 rows += _importance(right, resamples, head, level)
     return tuple(rows)
+
+
+def _majority_is_correct(labels: Labels, folds: Labels) -> Floats:
+    """1.0 for each clip whose label is the most common of the other folds, the first of ties; else 0.0."""
+    correct = np.zeros(len(labels))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        correct[inside] = labels[inside] == np.bincount(labels[~inside], minlength=1).argmax()
+    return correct
 
 
 def _connected(fused: Mapping[Subset, Floats]) -> list[tuple[str, ...]]:

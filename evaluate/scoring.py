@@ -16,7 +16,7 @@ from moodfuse.evaluate.intervals import (
     GroupResamples,
     Interval,
     bootstrap_intervals,
-    few_groups_warning,
+    interval_warnings,
     mean_intervals,
     resample_groups,
 )
@@ -200,13 +200,12 @@ def score_resamples(
 ) -> Score:
     """`score` of class indices [N] and probabilities [N, C], with resamples that several results share."""
     intervals = bootstrap_intervals(labels, probabilities, resamples)
-    warning = few_groups_warning(resamples.groups, resamples.effective)
     return Score(
         classes=classes,
         clips=len(labels),
         groups=resamples.groups,
         confusion_matrix=confusion_matrix(labels, probabilities),
-        notes=(warning,) if warning else (),
+        notes=interval_warnings(labels, probabilities, resamples, classes),
         **{name: float(value) for name, value in all_metrics(labels, probabilities).items()},  # type: ignore[arg-type]
         **{f"{name}_ci95": interval for name, interval in intervals.items()},  # type: ignore[arg-type]
     )

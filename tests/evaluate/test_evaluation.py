@@ -72,6 +72,18 @@ def test_notes_have_the_effective_number_of_unequal_groups(make_run: MakeRun) ->
     assert "effective" not in " ".join(evaluate_run(make_run(), draws=20).notes)
 
 
+def test_notes_have_the_warnings_about_intervals_of_each_result(make_run: MakeRun) -> None:
+    """A warning that is not about all results has their number."""
+    run = make_run()
+    labels = np.array([run.classes.index(label) for label in run.labels])
+    right, wrong = np.eye(3)[labels], np.eye(3)[(labels + 1) % 3]
+    first, second, *_ = run.results
+    results = (replace(first, probabilities=right), replace(second, probabilities=wrong))
+    notes = evaluate_run(replace(run, results=results), draws=20).notes
+    assert any(note.startswith("only 18 groups: in simulations") for note in notes)
+    assert any(note.startswith("1 of 2 results: fewer than 15 groups have a wrong") for note in notes)
+
+
 def test_evaluating_fits_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     """Stage three, with a comparison, loads neither torch nor scikit-learn nor LightGBM nor stage two."""
     cache = FeatureCache(tmp_path / "work", create=True)

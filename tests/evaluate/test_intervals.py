@@ -10,12 +10,18 @@ from moodfuse.evaluate.intervals import (
     DIFFERENCE,
     MAX_LOSS,
     SIMULATED,
+    SIMULATED_RARE,
+    SIMULATED_WRONG,
     Scale,
     bootstrap_intervals,
+    calibration_error_warning,
     effective_groups,
     few_groups_warning,
+    few_wrong_warning,
     format_group_count,
     interval,
+    interval_warnings,
+    rare_class_warning,
     resample_groups,
     t_interval,
 )
@@ -125,3 +131,53 @@ def test_few_groups_are_warned_about_with_their_coverage() -> None:
     assert f"{SIMULATED[12]['log_loss']:.0%}".replace("%", " %") in warning
     unequal = str(few_groups_warning(40, 6.05))
     assert "only 40 groups (effective number 6):" in unequal and "of 6 equal groups" in unequal
+
+
+def test_rare_classes_are_warned_about_by_their_groups() -> None:
+    """Few groups count, not few clips; up to 14 are few where the other classes have many."""
+    labels = np.repeat([0, 1, 2], (60, 60, 9))
+    in_threes = np.concatenate([np.arange(120), 120 + np.arange(9) // 3])
+    warning = str(rare_class_warning(labels, in_threes, ("a", "b", "rare")))
+    assert warning.startswith("the rarest class, 'rare', has only 3 groups: in simulations")
+    for name in ("macro_f1", "auc"):
+        assert f"{SIMULATED_RARE[name]:.0%}".replace("%", " %") in warning
+    assert "only 9 groups" in str(rare_class_warning(labels, np.arange(129), ("a", "b", "rare")))
+    for sizes, is_warned in (((200, 15), False), ((200, 14), True), ((8, 8), False), ((7, 7), True)):
+        classes = np.repeat([0, 2], sizes)
+        warned = rare_class_warning(classes, np.arange(sum(sizes)), ("a", "absent", "b"))
+        assert (warned is not None) == is_warned, sizes
+
+
+def test_few_wrong_groups_are_warned_about() -> None:
+    """Two wrong clips of a group count once."""
+    labels, member = np.zeros(100, dtype=int), np.arange(100) // 2
+    for wrong, is_warned in ((28, True), (30, False)):
+        p = np.eye(2)[(np.arange(100) < wrong).astype(int)]
+        warning = few_wrong_warning(labels, p, member)
+        assert (warning is not None) == is_warned
+    assert f"{SIMULATED_WRONG['log_loss']:.0%}".replace("%", " %") in str(
+        few_wrong_warning(labels, np.eye(2)[labels], member)
+    )
+
+
+def test_the_error_of_a_calibrated_classifier_is_warned_about() -> None:
+    """Its calibration error is all bias; that of an unsure classifier that is always right is not."""
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.ones(3), 300)
+    labels = (random.random((300, 1)) > p.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    assert "biased upwards" in str(calibration_error_warning(labels, p))
+    assert calibration_error_warning(p.argmax(axis=1), p) is None
+
+
+def test_warnings_appear_where_simulations_show_them() -> None:
+    """`score` has all of them for a rare class that is always right, and none for six large classes."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 40)
+    p = random.dirichlet(np.ones(6), 240) / 2 + np.eye(6)[np.where(random.random(240) < 0.9, labels, 0)] / 2
+    resamples = resample_groups(range(240), draws=2)
+    assert interval_warnings(labels, p, resamples, tuple("abcdef")) == ()
+    assert score(labels, p, draws=2).notes == ()
+    rare = np.repeat(np.arange(6), (48, 48, 48, 48, 45, 3))
+    first, second, third = score(rare, np.eye(6)[rare] * 0.99 + 0.01 / 6, draws=2).notes
+    assert "rarest class, '5', has only 3 groups" in first
+    assert "log loss" in second and "ECE" in third

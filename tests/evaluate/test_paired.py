@@ -93,6 +93,7 @@ def test_false_positives_are_as_rare_as_stated(simulations: dict[str, Any], grou
 
 SOURCES = ("a", "b", "c", "d")
 LABELS = np.arange(40) ** 2 % 3
+FOLDS = np.arange(40) // 2 % 5
 DRAWN = resample_groups(np.arange(40) // 2, draws=100)
 
 
@@ -106,16 +107,16 @@ def make_table(sources: tuple[str, ...] = SOURCES, head: str = "softmax") -> dic
 
 
 def accuracy_of(table: dict[Key, np.ndarray], names: tuple[str, ...]) -> float:
-    """Accuracy of softmax on a subset; of the empty one, that of the most common label."""
+    """Accuracy of softmax on a subset; of the empty one that of label 1, most common in any four folds."""
     if not names:
-        return float(np.bincount(LABELS).max() / len(LABELS))
+        return float((LABELS == 1).mean())
     return float((table[tuple(sorted(names)), "softmax", "logits"].argmax(axis=1) == LABELS).mean())
 
 
 def test_shapley_values_are_means_over_all_orders() -> None:
     """They sum to all minus none; the drop is all minus all others; intervals contain them."""
     table = make_table()
-    rows = source_importance(LABELS, table, DRAWN)
+    rows = source_importance(LABELS, FOLDS, table, DRAWN)
     whole = accuracy_of(table, SOURCES)
     assert sum(row.shapley for row in rows) == pytest.approx(whole - accuracy_of(table, ()), abs=1e-12)
     assert [row.shapley for row in rows] == sorted((row.shapley for row in rows), reverse=True)
@@ -130,13 +131,23 @@ def test_shapley_values_are_means_over_all_orders() -> None:
         assert row.alone == accuracy_of(table, (row.source,))
 
 
+def test_without_sources_the_prediction_is_the_most_common_label_of_the_other_folds() -> None:
+    """Fold 0 is predicted as label 0, the first of a tie, and fold 1 as label 1: one clip of 4 is right."""
+    labels, folds = np.array([1, 1, 0, 1]), np.array([0, 0, 1, 1])
+    table: dict[Key, np.ndarray] = {
+        (names, "softmax", "logits"): np.eye(2)[labels] for names in (("a",), ("b",), ("a", "b"))
+    }
+    rows = source_importance(labels, folds, table, resample_groups(range(4), draws=20))
+    assert sum(row.shapley for row in rows) == pytest.approx(1 - 1 / 4)
+
+
 def test_only_complete_sets_of_subsets_have_shapley_values() -> None:
     """A missing subset excludes the head, and sources that are never fused with each other are separate."""
     table = make_table()
     for missing in (("a", "c"), ("a",)):
         partial = {key: value for key, value in table.items() if key[0] != missing or key[1] == "network"}
-        assert source_importance(LABELS, partial, DRAWN) == ()
-    rows = source_importance(LABELS, {**table, **make_table(("a@x", "b@x"))}, DRAWN)
+        assert source_importance(LABELS, FOLDS, partial, DRAWN) == ()
+    rows = source_importance(LABELS, FOLDS, {**table, **make_table(("a@x", "b@x"))}, DRAWN)
     assert len(rows) == 6 and sum(row.source.endswith("@x") for row in rows) == 2
 
 
@@ -144,11 +155,13 @@ def test_the_mean_of_one_source_is_its_network() -> None:
     """For any other head it is the head's own result, so the networks do not matter."""
     softmax, mean = make_table(("a", "b")), make_table(("a", "b"), "mean")
     wrong = {key: np.eye(3)[(LABELS + 1) % 3] for key in softmax if key[1] == "network"}
-    assert source_importance(LABELS, softmax | wrong, DRAWN) == source_importance(LABELS, softmax, DRAWN)
-    rows = source_importance(LABELS, mean | wrong, DRAWN)
+    assert source_importance(LABELS, FOLDS, softmax | wrong, DRAWN) == source_importance(
+        LABELS, FOLDS, softmax, DRAWN
+    )
+    rows = source_importance(LABELS, FOLDS, mean | wrong, DRAWN)
     assert len(rows) == 2 and {row.alone for row in rows} == {0}
     no_networks = {key: value for key, value in mean.items() if key[1] != "network"}
-    assert source_importance(LABELS, no_networks, DRAWN) == ()
+    assert source_importance(LABELS, FOLDS, no_networks, DRAWN) == ()
 
 
 def test_inflation_is_leaky_minus_honest_accuracy(make_run: MakeRun) -> None:
