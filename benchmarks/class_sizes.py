@@ -1,8 +1,8 @@
 """Coverage of the 95 % intervals of all metrics by the sizes of classes and groups, in simulation.
 
 Usage: class_sizes.py [DATA_SETS]; default: 1000 a setting. Prints one table, a star where most data sets have
-a warning about that interval. Exits 1 if a coverage outside of 92 to 98 % has no star, or a stated figure is
-not found again.
+a warning about that interval, a dash where most have no interval. Exits 1 if a coverage outside of 92 to 98 %
+has neither, or a stated figure is not found again.
 
 Classes are drawn with the frequencies of the setting, each at least once. The classifier knows them: its
 logits have normal noise, half of it the group's where a group has several clips, and it is calibrated unless
@@ -68,18 +68,25 @@ class Setting:
 
 @dataclass(frozen=True)
 class Measured:
-    """Coverage of each metric, and the fraction of data sets with a warning about its interval."""
+    """Coverage of each metric; the fraction of data sets with a warning about its interval, and with one."""
 
     setting: Setting
     accuracy: float
     coverage: dict[str, float]
     warned: dict[str, float]
+    defined: dict[str, float]
 
     @property
     def missed(self) -> list[str]:
         """Metrics whose coverage is not from 92 to 98 %, without a warning."""
         outside = [name for name, share in self.coverage.items() if not LOW <= share <= HIGH]
-        return [name for name in outside if self.warned[name] < 0.5]
+        return [name for name in outside if self.warned[name] < 0.5 and self.defined[name] >= 0.5]
+
+    def cell(self, name: str) -> str:
+        """The coverage of a metric as the table shows it."""
+        if self.defined[name] < 0.5:
+            return f"{'–':>8} "
+        return f"{100 * self.coverage[name]:8.1f}{'*' if self.warned[name] >= 0.5 else ' '}"
 
 
 def settings() -> Iterator[Setting]:
@@ -125,7 +132,7 @@ def measure(setting: Setting, sets: int) -> Measured:
     drawn = resample_groups(member, draws=DRAWS)
     many = random.choice(count, MANY, p=setting.frequencies)
     truth = all_metrics(many, classify(setting, many, random.standard_normal((MANY, count))))
-    covered, warned = dict.fromkeys(NAMES, 0), dict.fromkeys(NAMES, 0)
+    covered, warned, defined = (dict.fromkeys(NAMES, 0) for _ in range(3))
     for _ in range(sets):
         labels = draw_labels(setting, random)[member]
         noise = random.standard_normal((len(member), count))
@@ -138,8 +145,10 @@ def measure(setting: Setting, sets: int) -> Measured:
         for name, words in NAMES.items():
             covered[name] += bool(intervals[name].low <= truth[name] <= intervals[name].high)
             warned[name] += words in notes
-    shares = [{name: number / sets for name, number in counts.items()} for counts in (covered, warned)]
-    return Measured(setting, float(truth["accuracy"]), *shares)
+            defined[name] += intervals[name].known
+    coverage = {name: covered[name] / max(defined[name], 1) for name in NAMES}
+    shares = [{name: number / sets for name, number in counts.items()} for counts in (warned, defined)]
+    return Measured(setting, float(truth["accuracy"]), coverage, *shares)
 
 
 def stated_figures(measured: list[Measured]) -> Iterator[tuple[str, float, float]]:
@@ -163,7 +172,7 @@ def main(sets: int) -> int:
     for setting in settings():
         row = measure(setting, sets)
         measured.append(row)
-        cells = [f"{100 * row.coverage[n]:8.1f}{'*' if row.warned[n] >= 0.5 else ' '}" for n in NAMES]
+        cells = [row.cell(name) for name in NAMES]
         failed += len(row.missed)
         missed = f"  MISSED: {', '.join(row.missed)}" if row.missed else ""
         print(f"{setting.name:<52} {row.accuracy:13.3f}", *cells, missed, flush=True)

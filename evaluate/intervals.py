@@ -45,7 +45,7 @@ RARE, RARE_UNEQUAL = 8, 15
 FEW_WRONG = 15
 """Below so many groups with a wrong prediction the interval of log loss is too narrow."""
 ECE_RATIO = 3.0
-"""Below so many times the calibration error of a calibrated classifier, that error is mostly bias."""
+"""Below so many times that of a calibrated classifier, a calibration error has no interval."""
 SIMULATED_RARE = {"macro_f1": 0.84, "auc": 0.9}
 SIMULATED_WRONG = {"log_loss": 0.84}
 """Least coverage in simulations of such results; `benchmarks/class_sizes.py` measures it again."""
@@ -216,15 +216,10 @@ def few_wrong_warning(labels: Labels, probabilities: Floats, member: Labels) -> 
     )
 
 
-def calibration_error_warning(labels: Labels, probabilities: Floats) -> str | None:
-    """Warn where the calibration error is not far above that of a calibrated classifier, its bias."""
+def has_calibration_interval(labels: Labels, probabilities: Floats) -> bool:
+    """Whether the calibration error is well above that of a calibrated classifier, which is all bias."""
     error = float(expected_calibration_error(labels, probabilities))
-    if error >= ECE_RATIO * ece_if_calibrated(probabilities, draws=200).mean():
-        return None
-    return (
-        f"ECE is less than {ECE_RATIO:.0f} times that of a perfectly calibrated classifier on as many clips: "
-        "ECE of few clips is biased upwards, and its 95 % interval can lie above the true value"
-    )
+    return error >= ECE_RATIO * float(ece_if_calibrated(probabilities, draws=200).mean())
 
 
 def interval_warnings(
@@ -238,7 +233,6 @@ def interval_warnings(
         few_groups,
         rare_class_warning(labels, resamples.member, classes),
         few_wrong_warning(labels, probabilities, resamples.member),
-        calibration_error_warning(labels, probabilities),
     )
     return tuple(warning for warning in warnings if warning)
 
@@ -246,7 +240,11 @@ def interval_warnings(
 def bootstrap_intervals(
     labels: Labels, probabilities: Floats, resamples: GroupResamples
 ) -> dict[str, Interval]:
-    """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
+    """A 95 % interval of every metric; undefined for fewer than 2 effective groups.
+
+    That of the calibration error is undefined as well unless `has_calibration_interval`: the error of few
+    clips is biased upwards, and that of a calibrated classifier is all bias.
+    """
     if resamples.effective < MIN_GROUPS:
         return dict.fromkeys(METRICS, UNDEFINED)
     chunks = [all_metrics(labels, probabilities, weights) for weights in resamples.weights()]
@@ -254,6 +252,9 @@ def bootstrap_intervals(
     scales = {"log_loss": Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)}
     intervals = {}
     for name, estimate in all_metrics(labels, probabilities).items():
+        if name == "ece" and not has_calibration_interval(labels, probabilities):
+            intervals[name] = UNDEFINED
+            continue
         values = np.concatenate([chunk[name] for chunk in chunks])
         intervals[name] = interval(float(estimate), values, resamples.effective, scales.get(name, PROPORTION))
     return intervals

@@ -71,7 +71,7 @@ def test_only_the_best_result_is_corrected(make_run: MakeRun) -> None:
     corrected = [f"{row['sources']} {row['head']} {row['level']}" for row in rows if row["corrected"]]
     assert evaluation.headline is not None and corrected == [evaluation.headline.result]
     assert [row["repeats"] for row in rows] == ["", "", "", "2"]
-    assert all(row["ece_ci95_low"] <= row["ece"] <= row["ece_ci95_high"] for row in rows)
+    assert all(row["auc_ci95_low"] <= row["auc"] <= row["auc_ci95_high"] for row in rows)
 
 
 def test_a_leaky_run_is_marked_in_every_row(make_run: MakeRun) -> None:
