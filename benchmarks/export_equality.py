@@ -4,6 +4,8 @@ Usage: export_equality.py [CLIPS [PATTERN]]; by default the folder of MOODFUSE_C
 clip's group in its id, as in `extract --group-pattern`. Four sources are used, with fine-tuned heads.
 The clips of all folds are scored under cross-fitting. Then the clips of five folds are the whole
 dataset, the model of each result is exported from them, and it labels the files of the sixth fold.
+A model's temperature is corrected by the out-of-fold probabilities of the five folds; so are the
+probabilities of the six-fold run here, before they are compared.
 Prints the largest difference of a probability per result, and how many networks of the model were not
 those that had tested the sixth fold. Exits 1 if a limit is exceeded.
 """
@@ -20,6 +22,9 @@ import numpy as np
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.runs import Run, read_run
 from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.evaluation import run_labels
+from moodfuse.fuse.fitting import fit_temperature
+from moodfuse.fuse.inference import apply_temperature
 from moodfuse.model.folder import ModelCard, read_card
 from moodfuse.model.model import Model
 
@@ -93,8 +98,11 @@ def main(clips: Path, pattern: str) -> int:
             moodfuse("fuse", "--cache", work, "--run", "five", *export)
             probabilities = Model.load(target).predict_proba(files, jobs=2)
             scored = next(scored for scored in six.results if scored.name == result.name)
-            difference = float(np.abs(probabilities - scored.probabilities[rows]).max())
-            unknown = count_unknown(read_card(target), known)
+            card = read_card(target)
+            correction = fit_temperature(result.probabilities, run_labels(five)) if card.chosen else 1.0
+            expected = apply_temperature(scored.probabilities[rows], correction)
+            difference = float(np.abs(probabilities - expected).max())
+            unknown = count_unknown(card, known)
             largest, tuned_again = max(largest, difference), tuned_again + unknown
             print(f"{result.name}: largest difference {difference:.1e}, new networks {unknown}", flush=True)
     passed = largest <= LIMIT and not tuned_again

@@ -1,10 +1,10 @@
 """The heads `softmax`, `logistic` and `mean`.
 
-The first two are the solution of scikit-learn's `LogisticRegression` with an L2 penalty on standardised
-columns, in about half its time. Standardised columns are divided by the square root of their number, so that
-one C means the same for 12 columns as for 2000. With ``class_weight="balanced"`` every class has the same
-total weight, and the scores are then corrected, so that the mean probability of a class over the training
-rows is its frequency (`fit_offsets`).
+The first two are the solution of scikit-learn's `LogisticRegression`, up to the tolerance of L-BFGS, with an
+L2 penalty on standardised columns, in about half its time. Standardised columns are divided by the square
+root of their number, so that one C means the same for 12 columns as for 2000. With
+``class_weight="balanced"`` every class has the same total weight, and the scores are then corrected, so that
+the mean probability of a class over the training rows is its frequency (`fit_offsets`).
 
 An L2 penalty does not depend on the axes, so the fit runs along the rows' principal axes: at most as many as
 there are rows, uncorrelated, so that the curvature of the loss along each is nearly known in advance. With
