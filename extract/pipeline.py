@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from moodfuse.cache.cluster import Call, run_on_cluster
 from moodfuse.cache.csv_rows import describe_doubtful_labels
-from moodfuse.cache.errors import InputError, MoodfuseError
+from moodfuse.cache.errors import CacheError, InputError, MoodfuseError, UnknownNameError
 from moodfuse.cache.folds import can_cross_fit, check_fold_numbers, next_plan, plan_line, repeat_plan
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, list_modalities
@@ -125,15 +125,16 @@ def _weights_lines(recipes: Sequence[Recipe], settings: ExtractSettings) -> Iter
 
 def _version_lines(cache: FeatureCache, recipes: Sequence[Recipe]) -> Iterator[str]:
     """Which sources the cache holds as an earlier version of their network computed them."""
-    known = cache.sources()
     for recipe in recipes:
-        if recipe.source in known:
+        try:
             earlier = cache.recipe(recipe.source).network_version
-            if earlier != recipe.network_version:
-                yield (
-                    f"{recipe.source}: the cache has features of version {earlier} of {recipe.network}; "
-                    f"those of version {recipe.network_version} differ and are computed again"
-                )
+        except (UnknownNameError, CacheError):  # not in the cache, or its folder was deleted
+            continue
+        if earlier != recipe.network_version:
+            yield (
+                f"{recipe.source}: the cache has features of version {earlier} of {recipe.network}; "
+                f"those of version {recipe.network_version} differ and are computed again"
+            )
 
 
 def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:

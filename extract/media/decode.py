@@ -27,7 +27,7 @@ from moodfuse.extract.media.limits import COMPLETE, MediaError
 if TYPE_CHECKING:
     from moodfuse.cache.media import Media
 
-DECODER = f"pyav {av.__version__}, rules 2"
+DECODER = f"pyav {av.__version__}, rules 3"
 """What decides the decoded bits; part of the cache's identity. Raise the number when these rules change.
 
 Exceptions are rules for files that were refused before (`REFUSAL_RULES` of
@@ -133,8 +133,8 @@ def read_clip(
     start_s, end_s : float
         The window in seconds; without `end_s`, 30 s or up to the end of the file.
     short_side_px : int, optional
-        Scale frames down to this short side, keeping their shape (the long side is made even). Never scales
-        up.
+        Scale frames down to this short side, keeping their shape (the long side is rounded down). Never
+        scales up.
     threads : int
         Decoder threads; they do not change the result.
     allow_missing : bool

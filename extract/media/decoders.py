@@ -15,6 +15,7 @@ import numpy as np
 from av.audio.frame import format_dtypes
 from av.audio.plane import AudioPlane
 from av.video.reformatter import Interpolation
+from PIL import Image
 
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaFile, check_audio_format, check_frame_size
@@ -126,11 +127,11 @@ def compute_middles_s(start_s: float, end_s: float) -> np.ndarray:
 
 
 def scale_size(width: int, height: int, short_side_px: int | None) -> tuple[int, int]:
-    """Return width and height in pixels after scaling down to a short side; the long side becomes even."""
+    """Return width and height in pixels after scaling down to a short side; the long side is rounded down."""
     short, long = min(width, height), max(width, height)
     if short_side_px is None or short <= short_side_px:
         return width, height
-    long = max(short_side_px, 2 * round(long * short_side_px / short / 2))
+    long = long * short_side_px // short
     return (long, short_side_px) if width >= height else (short_side_px, long)
 
 
@@ -174,10 +175,11 @@ class DecodedFrame:
     def _convert(self, height: int, width: int) -> np.ndarray:
         if self._transposed:
             height, width = width, height
-        scaled = (width, height) != (self._frame.width, self._frame.height)
-        how = Interpolation.BICUBIC if scaled else Interpolation.BILINEAR
-        plain = self._frame.reformat(width=width, height=height, format="rgb24", interpolation=how, threads=1)
+        plain = self._frame.reformat(format="rgb24", interpolation=Interpolation.BILINEAR, threads=1)
         pixels = plain.to_ndarray()
+        if (width, height) != (self._frame.width, self._frame.height):
+            # The resize of I3D's ports; FFmpeg's filters on YUV move its features by 2.5 % and more.
+            pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
         if self._transposed:
             pixels = pixels.transpose(1, 0, 2)
         return pixels[:: self._row_step, :: self._column_step]

@@ -169,6 +169,7 @@ _TABLE = (
         frozen_width=512,
         activation_width=8192,
         has_replaced_layers=True,
+        version=2,
     ),
     NetworkSpec(
         name="i3d",
@@ -180,6 +181,7 @@ _TABLE = (
         embedding_width=1024,
         frozen_width=1024,
         activation_width=1024,
+        version=2,
     ),
 )
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for spec in _TABLE}

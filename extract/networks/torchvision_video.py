@@ -56,6 +56,7 @@ def torchvision_spec(network: str) -> NetworkSpec:
         embedding_width=width,
         frozen_width=width,
         activation_width=width,
+        version=2,
     )
 
 

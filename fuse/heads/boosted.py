@@ -122,6 +122,7 @@ class LightGBMHead(FusionHead):
             nodes.append((root["split_feature"], root["threshold"], number + 1, number + 2, 0.0))
             nodes.extend((-1, 0.0, -1, -1, leaf["leaf_value"]) for leaf in leaves)
         feature, threshold, left, right, value = (np.array(column) for column in zip(*nodes, strict=True))
+        threshold, value = threshold.astype(np.float64), value.astype(np.float64)  # LightGBM writes 0 as int
         index = np.asarray(self.classes_, np.int64)
         return TreeArrays(
             feature, threshold, left, right, value, np.array(roots), index, columns=columns, count=classes

@@ -206,7 +206,7 @@ READ = (
     Odd(
         "huge_flat.mp4",
         Making(video(size_wh=FULL_HD_4, frames_per_s=4, seconds=0.5, flat=True)),
-        wh=(114, 64),
+        wh=(113, 64),
         short_side_px=64,
     ),
     Odd(

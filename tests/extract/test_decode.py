@@ -9,6 +9,8 @@ import pytest
 
 from moodfuse.extract.media.decode import DECODER, read_clip
 from moodfuse.extract.media.limits import REASONS, MediaError
+from moodfuse.extract.media.preprocess import resized_frames
+from moodfuse.extract.networks import VideoPreprocessing
 from moodfuse.synthetic_corpus import write_clip
 from odd_media import AudioTrack, Making, VideoTrack, mirror
 
@@ -142,10 +144,19 @@ def test_decoding_twice_on_any_number_of_threads_gives_equal_bits(clip: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("short_side_px", "shape"), [(24, (24, 32)), (31, (31, 42)), (48, (48, 64)), (96, (48, 64))]
+    ("short_side_px", "shape"), [(24, (24, 32)), (31, (31, 41)), (48, (48, 64)), (96, (48, 64))]
 )
 def test_short_side_scales_down_only(clip: Path, short_side_px: int, shape: tuple[int, int]) -> None:
     assert read_clip(clip, end_s=1.0, short_side_px=short_side_px).frames.shape[1:3] == shape
+
+
+def test_scaled_frames_are_those_of_an_antialiased_bilinear_resize(clip: Path) -> None:
+    """Within one level, scaling equals the resize of I3D's ports, applied to the original frames."""
+    resize = VideoPreprocessing(resize_short_side_px=31, crop_px=31)
+    expected = resized_frames(read_clip(clip).frames, resize).permute(0, 2, 3, 1).numpy()
+    scaled = read_clip(clip, short_side_px=31).frames
+    assert scaled.shape == expected.shape
+    assert np.abs(scaled.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
