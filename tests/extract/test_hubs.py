@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hub_models import save_huggingface, save_timm, save_torchvision, tiny
 from PIL import Image
 from safetensors.torch import save_model
 from torch import Tensor
@@ -69,15 +69,6 @@ def images(clip: Media) -> list[Image.Image]:
 # torchvision
 
 
-def save_torchvision(name: str, folder: Path) -> tuple[torch.nn.Module, Path]:
-    from torchvision.models import get_model
-
-    torch.manual_seed(0)
-    model = get_model(name).eval()
-    torch.save(model.state_dict(), folder / f"{name}-download.pth")
-    return model, folder / f"{name}-download.pth"
-
-
 @pytest.mark.parametrize(
     "name", ["shufflenet_v2_x0_5", "mobilenet_v3_small", "efficientnet_b0", "squeezenet1_1"]
 )
@@ -107,15 +98,6 @@ def test_torchvision_weights_of_another_model_are_refused(tmp_path: Path) -> Non
 
 
 # timm
-
-
-def save_timm(name: str, folder: Path, **options: Any) -> tuple[torch.nn.Module, Path]:
-    import timm
-
-    torch.manual_seed(0)
-    model = timm.create_model(name, **options).eval()
-    save_model(model, str(folder / "model.safetensors"))
-    return model, folder / "model.safetensors"
 
 
 @pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "test_vit.r160_in1k", "mobilenetv3_small_050"])
@@ -162,94 +144,33 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 # Hugging Face
 
 
-def tiny(**others: Any) -> dict[str, Any]:
-    """Settings of a small transformer."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return {**sizes, **others}
-
-
-def image_model(kind: str) -> tuple[Any, Any, str]:
-    """A small random model, its processor, and the output that is the embedding."""
-    import transformers as hf
-
-    if kind == "clip":
-        vision, text = tiny(image_size=64, patch_size=16), tiny(vocab_size=99)
-        config = hf.CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)
-        sizes = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
-        return hf.CLIPModel(config), hf.CLIPImageProcessor(**sizes), "pooler_output"
-    if kind == "siglip":
-        vision, text = tiny(image_size=64, patch_size=16), tiny(vocab_size=99)
-        config = hf.SiglipConfig(vision_config=vision, text_config=text)
-        return (
-            hf.SiglipModel(config),
-            hf.SiglipImageProcessor(size={"height": 64, "width": 64}),
-            "pooler_output",
-        )
-    if kind == "dinov2":
-        config = hf.Dinov2Config(**tiny(image_size=56, patch_size=14))
-        sizes = {"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}
-        return hf.Dinov2Model(config), hf.BitImageProcessor(**sizes), "pooler_output"
-    config = hf.ViTConfig(**tiny(image_size=64, patch_size=16))
-    processor = hf.ViTImageProcessor(size={"height": 64, "width": 64})
-    return hf.ViTForImageClassification(config), processor, "first"
-
-
 @pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2", "vit"])
 def test_image_encoders_of_hugging_face(kind: str, clip: Media, tmp_path: Path) -> None:
     """The embedding is the mean over frames of the pooled output, with the model's own image processor."""
-    torch.manual_seed(0)
-    model, processor, pooled = image_model(kind)
-    model.eval().save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    model, processor = save_huggingface(kind, tmp_path)
     network = create_network(f"hf:{kind}", num_classes=2, weights=tmp_path)
     encoder = getattr(model, "vision_model", getattr(model, "vit", model))
     with torch.inference_mode():
         output = encoder(**processor(images=images(clip), return_tensors="pt"))
-    features = output.last_hidden_state[:, 0] if pooled == "first" else output.pooler_output
+    features = output.last_hidden_state[:, 0] if kind == "vit" else output.pooler_output
     check_equal(embed(network, clip), features.mean(dim=0))
 
 
-def test_video_encoders_of_hugging_face(clip: Media, tmp_path: Path) -> None:
-    """The embedding is the mean of the last hidden state, on as many frames as the model takes."""
-    import transformers as hf
-
-    torch.manual_seed(0)
-    config = hf.VideoMAEConfig(**tiny(image_size=64, patch_size=16, num_frames=8, tubelet_size=2))
-    model = hf.VideoMAEModel(config).eval()
-    sizes = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
-    processor = hf.VideoMAEImageProcessor(**sizes)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    network = create_network("hf:videomae", num_classes=2, weights=tmp_path)
+@pytest.mark.parametrize("kind", ["videomae", "timesformer"])
+def test_video_encoders_of_hugging_face(kind: str, clip: Media, tmp_path: Path) -> None:
+    """The embedding is the mean or the first of the last hidden state, on the frames that the model takes."""
+    model, processor = save_huggingface(kind, tmp_path)
+    network = create_network(f"hf:{kind}", num_classes=2, weights=tmp_path)
     chosen = [images(clip)[index] for index in frame_indices(FRAMES, 8)]
     with torch.inference_mode():
-        output = model(**processor(chosen, return_tensors="pt"))
-    check_equal(embed(network, clip), output.last_hidden_state[0].mean(dim=0))
-
-
-def speech_model(kind: str) -> Any:
-    import transformers as hf
-
-    convolutions = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
-    classes = {
-        "wav2vec2": (hf.Wav2Vec2Config, hf.Wav2Vec2Model),
-        "hubert": (hf.HubertConfig, hf.HubertModel),
-        "wavlm": (hf.WavLMConfig, hf.WavLMModel),
-    }
-    config, model = classes[kind]
-    return model(config(**tiny(**convolutions)))
+        hidden = model(**processor(chosen, return_tensors="pt")).last_hidden_state[0]
+    check_equal(embed(network, clip), hidden.mean(dim=0) if kind == "videomae" else hidden[0])
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
 def test_speech_encoders_of_hugging_face(kind: str, clip: Media, tmp_path: Path) -> None:
     """The embedding is the mean over time of the last hidden state, with the model's own normalisation."""
-    import transformers as hf
-
-    torch.manual_seed(0)
-    model = speech_model(kind).eval()
-    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=True)
-    model.save_pretrained(tmp_path)
-    extractor.save_pretrained(tmp_path)
+    model, extractor = save_huggingface(kind, tmp_path)
     network = create_network(f"hf:{kind}", num_classes=2, weights=tmp_path)
     with torch.inference_mode():
         output = model(**extractor(clip.waveform, sampling_rate=16_000, return_tensors="pt"))
@@ -258,13 +179,7 @@ def test_speech_encoders_of_hugging_face(kind: str, clip: Media, tmp_path: Path)
 
 def test_audio_spectrogram_transformer(clip: Media, tmp_path: Path) -> None:
     """The embedding is the mean of the pooled outputs of pieces of 10.24 s, with its own spectrogram."""
-    import transformers as hf
-
-    torch.manual_seed(0)
-    model = hf.ASTModel(hf.ASTConfig(**tiny(num_mel_bins=128, max_length=1024))).eval()
-    extractor = hf.ASTFeatureExtractor()
-    model.save_pretrained(tmp_path)
-    extractor.save_pretrained(tmp_path)
+    model, extractor = save_huggingface("ast", tmp_path)
     network = create_network("hf:ast", num_classes=2, weights=tmp_path)
     pieces = [clip.waveform[start : start + 163_840] for start in range(0, SAMPLES, 163_840)]
     with torch.inference_mode():
@@ -278,9 +193,7 @@ def test_checkpoints_of_hugging_face_are_checked(tmp_path: Path) -> None:
 
     import transformers as hf
 
-    model, processor, _ = image_model("dinov2")
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
+    save_huggingface("dinov2", tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.rename(tmp_path / "kept")
     with pytest.raises(WeightsError, match="has no model.safetensors"):

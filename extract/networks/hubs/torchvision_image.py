@@ -1,7 +1,7 @@
 """`torchvision:<name>`: image models of torchvision on the frames of a clip.
 
-Frames are prepared by the transforms of the weights. The embedding is what enters a model's last linear layer;
-a convolution in its place counts as one.
+Frames are prepared by the transforms of the weights. The embedding is what enters a model's last linear
+layer; a convolution in its place counts as one.
 """
 
 from __future__ import annotations
