@@ -14,6 +14,7 @@ from moodfuse.extract.networks.registry import (
     default_weights,
     find_hub,
     input_size,
+    list_networks,
     network_spec,
     preprocessing_from_record,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "default_weights",
     "fetch_weights",
     "input_size",
+    "list_networks",
     "load_weights",
     "load_weights_file",
     "named_weights",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal, get_args
@@ -244,6 +244,14 @@ def is_torchvision_video(name: str) -> bool:
     return name.removeprefix(TORCHVISION) in names
 
 
+def is_installed(hub: Hub) -> bool:
+    """Whether the library of a hub is installed."""
+    try:
+        return importlib.util.find_spec(hub.library) is not None
+    except ValueError:  # its entry of sys.modules is None
+        return False
+
+
 def find_hub(name: str) -> Hub | None:
     """The hub of a network; `None` for other networks.
 
@@ -253,7 +261,7 @@ def find_hub(name: str) -> Hub | None:
     if not colon or prefix not in HUBS or is_torchvision_video(name):
         return None
     hub = HUBS[prefix]
-    if importlib.util.find_spec(hub.library) is None:
+    if not is_installed(hub):
         raise InputError(f"{name}: {hub.library} is not installed; pip install 'moodfuse[{hub.extra}]'")
     return hub
 
@@ -314,6 +322,18 @@ def _added_spec(name: str) -> NetworkSpec:
     if not isinstance(spec, NetworkSpec):
         raise InputError(f"{name}: is {type(spec).__name__}, expected a NetworkSpec")
     return replace(spec, name=name)
+
+
+def list_networks() -> Iterator[str]:
+    """Lines for the user: the networks of the table, of other packages and of hubs, and what is missing."""
+    for spec in NETWORKS.values():
+        yield f"{spec.name}: {spec.modality}, embedding {spec.embedding_width}"
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        yield f"{entry.name}: of the package {entry.dist.name if entry.dist else entry.value}"
+    for prefix, hub in HUBS.items():
+        state = "" if is_installed(hub) else f"; not installed: pip install 'moodfuse[{hub.extra}]'"
+        yield f"{prefix}:NAME, such as {hub.example}: {hub.contents}{state}"
+    yield "package.module:NAME: a NetworkSpec of your own (docs/networks.md)"
 
 
 def import_object(path: str) -> Any:
