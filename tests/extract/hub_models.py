@@ -27,6 +27,34 @@ def save_timm(name: str, folder: Path) -> tuple[torch.nn.Module, Path]:
     return model, folder / "model.safetensors"
 
 
+def add_tiny_bundle() -> str:
+    """Add a small model to the bundles of torchaudio in this process, and return the source's name."""
+    import torchaudio
+
+    from moodfuse.extract.networks.hubs.torchaudio_speech import BUNDLES, Bundle
+
+    sizes = {"encoder_embed_dim": 32, "encoder_num_layers": 2, "encoder_ff_interm_features": 48}
+    convolutions = [(16, width, stride) for width, stride in ((10, 5), (3, 4), (3, 4), (2, 4))]
+    torchaudio.models.tiny = lambda: torchaudio.models.wav2vec2_model(
+        extractor_mode="group_norm", extractor_conv_layer_config=convolutions, extractor_conv_bias=False,
+        encoder_projection_dropout=0.0, encoder_pos_conv_kernel=16, encoder_pos_conv_groups=4,
+        encoder_num_heads=4, encoder_attention_dropout=0.0, encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0, encoder_layer_norm_first=False, encoder_layer_drop=0.0, aux_num_out=None,
+        **sizes,
+    )  # fmt: skip
+    BUNDLES["TINY"] = Bundle("tiny", "tiny.pth", 32, 0.1, True)
+    return "torchaudio:TINY"
+
+
+def save_tiny_bundle(folder: Path) -> Path:
+    """The file of the weights of the small bundle."""
+    import torchaudio
+
+    torch.manual_seed(0)
+    torch.save(torchaudio.models.tiny().state_dict(), folder / "tiny.pth")
+    return folder / "tiny.pth"
+
+
 def save_huggingface(kind: str, folder: Path) -> tuple[Any, Any]:
     """A model of transformers and its processor, both saved in `folder`."""
     from transformers.utils import logging

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 import torch
 from hub_models import save_huggingface, save_timm, save_torchvision, tiny
 from PIL import Image
@@ -130,6 +131,66 @@ def test_timm_names_and_weights_are_checked(tmp_path: Path, monkeypatch: pytest.
     _, path = save_timm("test_resnet", tmp_path)
     with pytest.raises(WeightsError, match="not weights of timm:test_vit"):
         create_network("timm:test_vit", num_classes=2, weights=path)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (
+            "hf:a/b",
+            {},
+            "config.json of https://huggingface.co/a/b .* run `hf download a/b` .*--weights hf:a--b=",
+        ),
+        ("torchvision:resnet18", {}, "resnet18-f37072fd.pth cannot be fetched .*put the file by hand at"),
+        ("torchaudio:WAVLM_BASE", {}, "wavlm_base.pth cannot be fetched .*put the file by hand at"),
+        ("torchvision:resnet18", {"torchvision:resnet18": "none"}, "no such file.*IMAGENET1K_V1, DEFAULT"),
+    ],
+)
+def test_without_a_network_one_line_says_what_to_download(
+    source: str, options: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hub source starts from random values."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("MOODFUSE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("requests.get", lambda *arguments, **settings: raise_(requests.ConnectionError()))
+    (name,), choice = name_hf_sources([source], RecipeChoice(device="cpu", weights=options))
+    with pytest.raises(WeightsError, match=message) as caught:
+        build_recipe(name, choice)
+    assert "\n" not in str(caught.value)
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+def test_files_that_the_libraries_have_downloaded_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own folder and Hugging Face's cache; sources of hubs are frozen unless a depth is given."""
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub/checkpoints/wavlm_base.pth").write_bytes(b"PK\3\4")
+    assert weights_facts("DEFAULT", "torchaudio:WAVLM_BASE").path.parent == tmp_path / "hub/checkpoints"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cached = tmp_path / "models--timm--test_vit.r160_in1k"
+    (cached / "snapshots/0123").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("0123")
+    save_timm("test_vit", cached / "snapshots/0123")
+    recipe = build_recipe("timm:test_vit", RecipeChoice(device="cpu"))
+    assert recipe.depth == "frozen" and len(recipe.weights) == 64 and not recipe.architecture
+    assert build_recipe("timm:test_vit", RecipeChoice(device="cpu", depth="head")).tuning is not None
+    cached = tmp_path / "models--a--clip"
+    (cached / "snapshots/4567").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs/v1").write_text("4567")
+    save_huggingface("clip", cached / "snapshots/4567")
+    (name,), choice = name_hf_sources(["hf:a/clip@v1"], RecipeChoice(device="cpu"))
+    recipe = build_recipe(name, choice)
+    assert (recipe.source, recipe.network, recipe.depth) == ("hf:a--clip", "hf:a--clip", "frozen")
+    assert "clip_vision_model" in recipe.architecture
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
