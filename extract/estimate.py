@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.pending import Work
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
@@ -47,6 +48,26 @@ def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tupl
         under = f" under {repeats} fold plans" if repeats > 1 else ""
         cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
         yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
+
+
+def describe_export(recipes: Sequence[Recipe], *, crossfit: bool, for_export: bool) -> str:
+    """Which results of these sources can be exported as models, and what --for-export adds.
+
+    A model has the networks of the folds where each network's logits are out of sample, and where the
+    embedding is not tuned; all others need a network that is tuned on all clips.
+    """
+    tuned = [] if for_export else [recipe for recipe in recipes if recipe.sees_labels]
+    needs = {
+        "logits": [] if crossfit else [recipe.source for recipe in tuned],
+        "embedding": [recipe.source for recipe in tuned if recipe.embedding_tuned],
+    }
+    limits = [f"at the level of {level} of {', '.join(names)}" for level, names in needs.items() if names]
+    if not limits:
+        return "export: every result can be exported as a model"
+    return (
+        f"export: every result can be exported as a model, except those {' and '.join(limits)}; "
+        "add --for-export to export these as well (1 more network per source)"
+    )
 
 
 def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Estimate:
