@@ -50,22 +50,22 @@ def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tupl
         yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
 
 
-def describe_export(recipes: Sequence[Recipe], *, crossfit: bool, for_export: bool) -> str:
-    """Which results of these sources can be exported as models, and what --for-export adds.
+def describe_export(without: Sequence[Recipe], *, crossfit: bool) -> str:
+    """Which results can be exported as models, and what --for-export adds.
 
-    A model has the networks of the folds where each network's logits are out of sample, and where the
-    embedding is not tuned; all others need a network that is tuned on all clips.
+    `without` are the tuned sources that have no network tuned on all clips. Their models have the networks
+    of the folds, but only where heads were fitted on out-of-sample logits (`crossfit`) or on an embedding
+    that tuning does not change.
     """
-    tuned = [] if for_export else [recipe for recipe in recipes if recipe.sees_labels]
     needs = {
-        "logits": [] if crossfit else [recipe.source for recipe in tuned],
-        "embedding": [recipe.source for recipe in tuned if recipe.embedding_tuned],
+        "logits": [] if crossfit else [recipe.source for recipe in without],
+        "embedding": [recipe.source for recipe in without if recipe.embedding_tuned],
     }
     limits = [f"at the level of {level} of {', '.join(names)}" for level, names in needs.items() if names]
     if not limits:
-        return "export: every result can be exported as a model"
+        return "export: every result of these sources can be exported as a model"
     return (
-        f"export: every result can be exported as a model, except those {' and '.join(limits)}; "
+        f"export: every result of these sources can be exported as a model, except those {' and '.join(limits)}; "
         "add --for-export to export these as well (1 more network per source)"
     )
 

@@ -90,9 +90,11 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         _write_plans(cache, statuses, settings)
         todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
         plan_lines = _plan_lines(cache, before, settings, recipes)
-        for line in (*plan_lines, *_duplicate_lines(cache), *describe_work(todo, settings, cache.classes)):
+        export_line = _export_line(cache, settings, recipes)
+        for line in (*plan_lines, *_duplicate_lines(cache), export_line):
             report(line)
-        report(_export_line(cache, settings, recipes))
+        for line in describe_work(todo, settings, cache.classes):
+            report(line)
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0)
         for recipe in recipes:
@@ -192,9 +194,13 @@ def _plan_lines(
 
 def _export_line(cache: FeatureCache, settings: ExtractSettings, recipes: Sequence[Recipe]) -> str:
     """Which results can be exported as models afterwards."""
-    choice = settings.networks
+    choice, without = settings.networks, []
+    for recipe in recipes:
+        everything = cache.training_clips(recipe, ())
+        if everything is not None and not (choice.leaky or cache.has_record(recipe, everything)):
+            without.append(recipe)
     crossfit = choice.crossfit and can_cross_fit(cache.plan, cache.clips, choice.modalities)
-    return describe_export(recipes, crossfit=crossfit, for_export=choice.leaky)
+    return describe_export(without, crossfit=crossfit)
 
 
 def _duplicate_lines(cache: FeatureCache) -> Iterator[str]:

@@ -185,7 +185,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "balanced, in groups": ({"clips_per_group": 2, "pairs": True}, {"class_weight": "balanced"}),
     "random labels": ({"permute": True, "tuned": {}}, {"repeats": 2}),
     "imported": ({"frozen": {"i3d": 4, "own": 12}, "tuned": {}}, {"combine": ("i3d+own",)}),
-    "not for export": ({}, {}),
+    "not for export": ({"frozen": {"i3d": 4}}, {}),
 }
 """Corpora and ablations by what they are."""
 NOT_EXPORTABLE = {
