@@ -65,8 +65,8 @@ def describe_export(without: Sequence[Recipe], *, crossfit: bool) -> str:
     if not limits:
         return "export: every result of these sources can be exported as a model"
     return (
-        f"export: every result of these sources can be exported as a model, except those {' and '.join(limits)}; "
-        "add --for-export to export these as well (1 more network per source)"
+        "export: every result of these sources can be exported as a model, except those "
+        f"{' and '.join(limits)}; add --for-export to export these as well (1 more network per source)"
     )
 
 
