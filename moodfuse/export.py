@@ -37,7 +37,6 @@ from moodfuse.fuse.final_fit import (
     list_networks_needed,
     why_not_exportable,
 )
-from moodfuse.fuse.heads import ClassWeight
 from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.run_inputs import choose_protocol
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, collect_sources, list_planned_results
@@ -172,10 +171,14 @@ def find_result(results: Sequence[_Named], name: str) -> _Named:
 
 def _scored(run: Run, result: Result) -> ScoredResult:
     sources = tuple(source for source, _ in run.recipes)
-    defaults = not set(DEFAULTS).isdisjoint(result.notes)
-    class_weight: ClassWeight | None = "balanced" if run.class_weight == "balanced" else None
     return ScoredResult(
-        result.sources, result.head, check_level(result.level), run.protocol, sources, defaults, class_weight
+        result.sources,
+        result.head,
+        check_level(result.level),
+        run.protocol,
+        sources,
+        defaults=not set(DEFAULTS).isdisjoint(result.notes),
+        class_weight="balanced" if run.class_weight == "balanced" else None,
     )
 
 
