@@ -35,7 +35,7 @@ from moodfuse.evaluate.paired import (
     source_importance,
 )
 from moodfuse.evaluate.scoring import Score, score_resamples
-from moodfuse.evaluate.selection import BestEstimate, estimate_best
+from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
 TEST = "test"
 """Protocol of a run whose clips are a test set that one model predicted."""
@@ -94,22 +94,28 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RepeatedScore:
-    """Mean accuracy over all folds of several plans, with the standard deviation of the plans."""
+    """Mean accuracy over all folds of several plans, with the standard deviation of the plans.
+
+    `log_loss` is the mean over all clips and plans.
+    """
 
     repeats: int
     accuracy: float
     spread: float
     ci95: Interval
+    log_loss: float
 
 
 @dataclass(frozen=True)
 class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
-    `complete` is the score over the clips with all modalities; `None` if every clip has them.
+    `rank` is its sort key, the best first. `complete` is the score over the clips with all modalities; `None`
+    if every clip has them.
     """
 
     result: Result
+    rank: Rank
     score: Score
     per_fold: tuple[FoldScore, ...]
     per_class: tuple[ClassScore, ...]
@@ -126,11 +132,6 @@ class ResultScore:
     def is_fusion(self) -> bool:
         """Whether a head reads several sources."""
         return len(self.result.sources) > 1
-
-    @property
-    def rank(self) -> tuple[float, float, str]:
-        """Sort key: higher accuracy first, ties by log loss, then by name."""
-        return -self.score.accuracy, self.score.log_loss, self.result.name
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Evaluation:
 
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
-        """All results, the best first: by accuracy, ties by log loss, then by name."""
+        """All results, the best first: by log loss over all fold plans, see `rank_result`."""
         return tuple(sorted(self.scored, key=lambda scored: scored.rank))
 
     @property
@@ -257,7 +258,7 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     scored = tuple(score_results(run, resamples, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
+    headline = estimate_best(labels, run.results, resamples) if len(run.results) > 1 else None
     paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
@@ -282,6 +283,7 @@ def score_results(run: Run, resamples: GroupResamples, *, seed: int) -> Iterator
         values = result.probabilities
         yield ResultScore(
             result=result,
+            rank=rank_result(labels, result),
             score=score_resamples(labels, values, resamples, classes=run.classes),
             per_fold=tuple(
                 _fold_score(fold, labels[folds == fold], values[folds == fold])
@@ -344,7 +346,7 @@ def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int
 
 
 def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
-    """Accuracy over the folds of several plans, with an interval that allows for overlapping training sets.
+    """Scores over the folds of several plans, with an interval that allows for overlapping training sets.
 
     The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
     n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
@@ -371,6 +373,7 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
         accuracy=float(mean),
         spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
         ci95=ci95,
+        log_loss=float(np.mean([metrics.log_loss(labels, table) for table in probabilities])),
     )
 
 

@@ -22,7 +22,7 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
 from moodfuse.extract.dataset.ingest import DecodeSettings
 from moodfuse.extract.dataset.scan import scan_data
-from moodfuse.extract.estimate import describe_work
+from moodfuse.extract.estimate import describe_export, describe_work
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media_supply import KeptMedia, media_supply, open_source_media
 from moodfuse.extract.pending import Work, find_work
@@ -90,7 +90,10 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         _write_plans(cache, statuses, settings)
         todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
         plan_lines = _plan_lines(cache, before, settings, recipes)
-        for line in (*plan_lines, *_duplicate_lines(cache), *describe_work(todo, settings, cache.classes)):
+        export_line = _export_line(cache, settings, recipes)
+        for line in (*plan_lines, *_duplicate_lines(cache), export_line):
+            report(line)
+        for line in describe_work(todo, settings, cache.classes):
             report(line)
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0)
@@ -188,6 +191,17 @@ def _plan_lines(
     crossfit = settings.networks.crossfit and any(recipe.tuning for recipe in recipes)
     if crossfit and not can_cross_fit(plan, clips, settings.networks.modalities):
         yield "some class has no clips left once two folds are held out, so cross-fitting is off"
+
+
+def _export_line(cache: FeatureCache, settings: ExtractSettings, recipes: Sequence[Recipe]) -> str:
+    """Which results can be exported as models afterwards."""
+    choice, without = settings.networks, []
+    for recipe in recipes:
+        everything = cache.training_clips(recipe, ())
+        if everything is not None and not (choice.leaky or cache.has_record(recipe, everything)):
+            without.append(recipe)
+    crossfit = choice.crossfit and can_cross_fit(cache.plan, cache.clips, choice.modalities)
+    return describe_export(without, crossfit=crossfit)
 
 
 def _duplicate_lines(cache: FeatureCache) -> Iterator[str]:

@@ -161,6 +161,7 @@ def _csv_row(evaluation: Evaluation, scored: ResultScore) -> dict[str, object]:
     row["repeats"] = repeated.repeats if repeated else None
     accuracy = (repeated.accuracy, repeated.ci95) if repeated else (math.nan, UNDEFINED)
     row |= _csv_values("repeated_accuracy", *accuracy)
+    row["repeated_log_loss"] = _rounded(repeated.log_loss) if repeated else None
     notes = "; ".join(evaluation.marked_notes(scored))
     return {**row, "clips": scored.score.clips, "notes": notes}
 

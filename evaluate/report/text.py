@@ -14,11 +14,12 @@ from rich.table import Table
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.runs import LEAKY_MARK, Run
-from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore
+from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
 from moodfuse.evaluate.markup import counted, gain_text, number, percent, render
 from moodfuse.evaluate.paired import Inflation, PairedTest, SourceImportance
 from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRow, Comparison, recipe_of
+from moodfuse.evaluate.selection import class_frequency_loss
 
 TEMPLATES = files("moodfuse.evaluate.report") / "templates"
 TABLE_WIDTH = 132
@@ -123,10 +124,13 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             if math.isnan(headline.corrected)
             else "the corrected estimate selects on each bootstrap draw and scores on the other clips"
         )
+        baseline = class_frequency_loss(run_labels(evaluation.run), evaluation.run)
         yield (
-            f"The best result on these clips is {headline.result} with an accuracy of "
-            f"{percent(headline.accuracy)} ({interval_text(headline.accuracy_ci95)}). It was selected on the "
-            f"same clips, so this is optimistic; {correction}."
+            f"The best result on these clips is {headline.result}: it has the least log loss"
+            f"{over_plans(evaluation)}, {number(evaluation.best.rank.log_loss, 3)} (class frequencies: "
+            f"{number(baseline, 3)}), and an accuracy of {percent(headline.accuracy)} "
+            f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is "
+            f"optimistic; {correction}."
         )
     if repeated is not None and repeated.repeats > 1:
         yield (
@@ -134,6 +138,12 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             f"{percent(repeated.accuracy)} ({interval_text(repeated.ci95)}). This interval covers the choice "
             "of training clips."
         )
+
+
+def over_plans(evaluation: Evaluation) -> str:
+    """``" over 5 fold plans"``, the basis of the log loss by which results are ranked; empty for one plan."""
+    plans = 1 + len(evaluation.run.repeat_folds)
+    return f" over {plans} fold plans" if plans > 1 else ""
 
 
 def _limits(evaluation: Evaluation) -> Iterator[str]:
@@ -182,6 +192,7 @@ def render_report(template: str, evaluation: Evaluation, **values: object) -> st
         run=run,
         marker=evaluation.marker,
         design=design_of(run),
+        over_plans=over_plans(evaluation),
         summary=summarize(evaluation),
         test_groups=group_tests(evaluation),
         notes=_remaining_notes(evaluation),
@@ -198,7 +209,8 @@ def _remaining_notes(evaluation: Evaluation) -> list[str]:
 def results_table(evaluation: Evaluation, sections: Iterable[Iterable[ResultScore]]) -> TextTable:
     """Accuracy and macro F1 in %, AUC, log loss and ECE of results."""
     columns = ("sources", "head", "level", "accuracy [95 %]", "macro F1", "AUC", "log loss", "ECE", "notes")
-    description = "Accuracy with its 95 % interval and macro F1 in %, log loss in nats; sorted by accuracy."
+    order = f"sorted by log loss{over_plans(evaluation)}, in nats"
+    description = f"Accuracy with its 95 % interval and macro F1 in %; {order}."
     rows = [
         [_result_cells(scored, evaluation.marked_notes(scored)) for scored in section] for section in sections
     ]
@@ -213,7 +225,7 @@ def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, 
         result.level,
         f"{number(100 * total.accuracy, 1)} {total.accuracy_ci95.shown('.0f', scale=100)}",
         number(100 * total.macro_f1, 1),
-        *(number(value, 3) for value in (total.auc, total.log_loss, total.ece)),
+        *(number(value, 3) for value in (total.auc, scored.rank.log_loss, total.ece)),
         "; ".join(notes),
     )
 
@@ -264,11 +276,11 @@ def latex_table(evaluation: Evaluation) -> str:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the main finding, every result by section, comparisons and notes."""
+    """Print the main finding, every result, comparisons and notes."""
     run, summary = evaluation.run, summarize(evaluation)
     size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
     _print_lines([summary.claim, f"{evaluation.marker} {size}".strip()])
-    _print_table(results_table(evaluation, evaluation.sections))
+    _print_table(results_table(evaluation, [evaluation.ranked]))
     _print_lines([*summary.context, *summary.limits])
     for group in group_tests(evaluation):
         _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in group.significant)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from moodfuse.cache.runs import Run, read_run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import evaluate_run
@@ -71,6 +73,8 @@ def test_only_the_best_result_is_corrected(make_run: MakeRun) -> None:
     corrected = [f"{row['sources']} {row['head']} {row['level']}" for row in rows if row["corrected"]]
     assert evaluation.headline is not None and corrected == [evaluation.headline.result]
     assert [row["repeats"] for row in rows] == ["", "", "", "2"]
+    loss = evaluation.scored[-1].rank.log_loss
+    assert float(rows[-1]["repeated_log_loss"]) == pytest.approx(loss) and loss != float(rows[-1]["log_loss"])
     assert all(row["auc_ci95_low"] <= row["auc"] <= row["auc_ci95_high"] for row in rows)
 
 
