@@ -1,12 +1,15 @@
 """Read and write weights files; reading runs no code from the file.
 
-Three kinds: safetensors, what `torch.save` writes, and Keras 2 HDF5. A torch file holds a pickle; torch reads
-it with `weights_only=True`, which builds tensors and containers and calls nothing else.
+Four kinds: safetensors, what `torch.save` writes, Keras 2 HDF5, and a pickle of NumPy arrays in nested
+dictionaries, such as Flax checkpoints. A torch file holds a pickle; torch reads it with `weights_only=True`,
+which builds tensors and containers and calls nothing else. A pickle of NumPy arrays is read by an unpickler
+that knows only the three names that NumPy arrays need.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +35,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-TORCH_MAGICS = (b"PK\x03\x04", b"\x80")  # a zip archive, and a plain pickle stream of older versions
+PICKLE_MAGIC = b"\x80"
+TORCH_ZIP_MAGIC = b"PK\x03\x04"
+TORCH_PICKLE_MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # in the first pickle of older torch files
+_RECONSTRUCT = np.empty(0).__reduce__()[0]  # what NumPy calls to build an array from a pickle
+_NUMPY_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # files of NumPy 1
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
 KERAS_ROOT = "model_weights"
 
 
@@ -41,7 +53,7 @@ class WeightsError(InputError):
 
 
 def file_kind(path: Path) -> str:
-    """``safetensors``, ``torch`` or ``hdf5``, recognised by content; `WeightsError` for any other file."""
+    """``safetensors``, ``torch``, ``hdf5`` or ``pickle``, by content; `WeightsError` for any other file."""
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such file; expected safetensors, a PyTorch state dict, or Keras 2 HDF5"
@@ -55,17 +67,24 @@ def file_kind(path: Path) -> str:
         return "hdf5"
     if start[8:9] == b"{":  # a length of 8 bytes, then JSON
         return "safetensors"
-    if start.startswith(TORCH_MAGICS):
+    if start.startswith(TORCH_ZIP_MAGIC) or TORCH_PICKLE_MAGIC in start:
         return "torch"
+    if start.startswith(PICKLE_MAGIC):
+        return "pickle"
     raise WeightsError(
         f"{path}: not a weights file: it begins with {start!r}; expected safetensors, a PyTorch state dict, "
-        "or the Keras 2 HDF5 file of the music tagger; download it again"
+        "the Keras 2 HDF5 file of the music tagger, or a pickle of NumPy arrays; download it again"
     )
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of a weights file of any kind, under the names that they have in the file."""
-    readers = {"safetensors": _read_safetensors, "torch": _read_torch, "hdf5": _read_keras}
+    readers = {
+        "safetensors": _read_safetensors,
+        "torch": _read_torch,
+        "hdf5": _read_keras,
+        "pickle": _read_flax,
+    }
     return readers[file_kind(path)](path)
 
 
@@ -162,6 +181,50 @@ def _keras_arrays(file: Mapping[str, Any]) -> dict[str, np.ndarray]:
             arrays[f"{layer}/{name}"] = read_array(member)
 
     get_member(file, KERAS_ROOT).visititems(add)  # visits no links
+    return arrays
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and plain containers, and refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _NUMPY_NAMES:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code")
+        return _NUMPY_NAMES[module, name]
+
+
+def _read_flax(path: Path) -> dict[str, Tensor]:
+    """Arrays of a pickled Flax checkpoint as ``params/layer/array``, kernels in the axis order of PyTorch.
+
+    A BatchNorm that has no scale gets a scale of ones.
+    """
+    import torch
+
+    arrays: dict[str, Tensor] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, member in value.items():
+                add(f"{name}/{key}", member)
+        elif name.endswith("/kernel"):  # (time, height, width,) in, out -> out, in (, time, height, width)
+            order = (value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
+            arrays[name] = torch.from_numpy(np.ascontiguousarray(value.transpose(order)))
+        else:  # one number per channel, in some files with more axes of length 1
+            arrays[name] = torch.from_numpy(value.reshape(-1))
+
+    try:
+        with open(path, "rb") as stream:
+            content = _ArrayUnpickler(stream).load()
+        for key, member in content.items():
+            add(key, member)
+    except Exception as error:  # a damaged pickle raises many types
+        raise WeightsError(
+            f"{path}: not a pickle of arrays that can be read safely: {error}; expected NumPy arrays in "
+            "nested dictionaries and nothing else; fetch it again from its publisher"
+        ) from error
+    for name in list(arrays):
+        if re.search(r"/BatchNorm_\d+/bias$", name):
+            arrays.setdefault(f"{name.removesuffix('bias')}scale", torch.ones_like(arrays[name]))
     return arrays
 
 
