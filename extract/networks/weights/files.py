@@ -2,14 +2,12 @@
 
 Four kinds: safetensors, what `torch.save` writes, Keras 2 HDF5, and a pickle of NumPy arrays in nested
 dictionaries, such as Flax checkpoints. A torch file holds a pickle; torch reads it with `weights_only=True`,
-which builds tensors and containers and calls nothing else. A pickle of NumPy arrays is read by an unpickler
-that knows only the three names that NumPy arrays need.
+which builds tensors and containers and calls nothing else. `weights.flax` reads a pickle of NumPy arrays.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +28,7 @@ from moodfuse.cache.files import (
     read_array,
     write_atomic,
 )
+from moodfuse.extract.networks.weights.flax import read_flax
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +37,6 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 PICKLE_MAGIC = b"\x80"
 TORCH_ZIP_MAGIC = b"PK\x03\x04"
 TORCH_PICKLE_MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # in the first pickle of older torch files
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # what NumPy calls to build an array from a pickle
-_NUMPY_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # files of NumPy 1
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
 KERAS_ROOT = "model_weights"
 
 
@@ -184,48 +176,17 @@ def _keras_arrays(file: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds NumPy arrays and plain containers, and refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NUMPY_NAMES:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which could run code")
-        return _NUMPY_NAMES[module, name]
-
-
 def _read_flax(path: Path) -> dict[str, Tensor]:
-    """Arrays of a pickled Flax checkpoint as ``params/layer/array``, kernels in the axis order of PyTorch.
-
-    A BatchNorm that has no scale gets a scale of ones.
-    """
+    """Arrays of a pickled Flax checkpoint, named and ordered as by `read_flax`."""
     import torch
 
-    arrays: dict[str, Tensor] = {}
-
-    def add(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, member in value.items():
-                add(f"{name}/{key}", member)
-        elif name.endswith("/kernel"):  # (time, height, width,) in, out -> out, in (, time, height, width)
-            order = (value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))
-            arrays[name] = torch.from_numpy(np.ascontiguousarray(value.transpose(order)))
-        else:  # one number per channel, in some files with more axes of length 1
-            arrays[name] = torch.from_numpy(value.reshape(-1))
-
     try:
-        with open(path, "rb") as stream:
-            content = _ArrayUnpickler(stream).load()
-        for key, member in content.items():
-            add(key, member)
+        return {name: torch.from_numpy(value) for name, value in read_flax(path).items()}
     except Exception as error:  # a damaged pickle raises many types
         raise WeightsError(
             f"{path}: not a pickle of arrays that can be read safely: {error}; expected NumPy arrays in "
             "nested dictionaries and nothing else; fetch it again from its publisher"
         ) from error
-    for name in list(arrays):
-        if re.search(r"/BatchNorm_\d+/bias$", name):
-            arrays.setdefault(f"{name.removesuffix('bias')}scale", torch.ones_like(arrays[name]))
-    return arrays
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
