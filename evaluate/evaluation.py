@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moodfuse.cache.audits import Audit
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.name_series import find_name_series, summarise_name_series
 from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
 from moodfuse.evaluate import metrics
 from moodfuse.evaluate.intervals import (
@@ -200,6 +201,7 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Limitations of the numbers, the most serious first."""
         effective = effective_groups(self.run.groups)
+        series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
         leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
         defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
@@ -211,6 +213,7 @@ class Evaluation:
             leaky if self.marker else None,
             None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
+            None if self.run.protocol == TEST else summarise_name_series(series),
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,

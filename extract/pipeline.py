@@ -19,7 +19,12 @@ from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
+from moodfuse.extract.dataset.duplicates import (
+    audit_cache,
+    describe_audit,
+    describe_copies,
+    describe_series,
+)
 from moodfuse.extract.dataset.ingest import DecodeSettings
 from moodfuse.extract.dataset.scan import scan_data
 from moodfuse.extract.estimate import describe_export, describe_work
@@ -90,8 +95,8 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         _write_plans(cache, statuses, settings)
         todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
         plan_lines = _plan_lines(cache, before, settings, recipes)
-        export_line = _export_line(cache, settings, recipes)
-        for line in (*plan_lines, *_duplicate_lines(cache), export_line):
+        audit_lines = (*_duplicate_lines(cache), *describe_series(cache.clips, settings.group_pattern))
+        for line in (*plan_lines, *audit_lines, _export_line(cache, settings, recipes)):
             report(line)
         for line in describe_work(todo, settings, cache.classes):
             report(line)
