@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
-    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; "
-    "repeat for several.  [default: the first four]"
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, frame-stats, audio-stats, "
+    "torchvision:NAME), or NETWORK@RECIPE; repeat for several.  [default: the first four]"
 )
 _DATA_OPTIONS = (
     click.option(

@@ -118,10 +118,11 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
 
 def _weights_lines(recipes: Sequence[Recipe], settings: ExtractSettings) -> Iterator[str]:
     """Which weights each source starts from."""
-    for source in (recipe.source for recipe in recipes):
+    for recipe in recipes:
+        source = recipe.source
         if facts := source_weights(source, settings.recipes):
             yield f"{source}: weights {facts}"
-        else:
+        elif recipe.weights == "random":
             yield (
                 f"WARNING {source}: no pretrained weights, so it starts from RANDOM values "
                 f"(--weights {source}=FILE)"
