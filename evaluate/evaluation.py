@@ -28,12 +28,13 @@ from moodfuse.evaluate.paired import (
     MEAN_HEAD,
     Inflation,
     Pair,
-    PairedTest,
+    PairedDifference,
     SourceImportance,
     measure_inflation,
-    paired_tests,
+    paired_differences,
     source_importance,
 )
+from moodfuse.evaluate.planned import PlannedTest, planned_tests
 from moodfuse.evaluate.scoring import Score, score_resamples
 from moodfuse.evaluate.selection import BestEstimate, estimate_best
 
@@ -135,14 +136,18 @@ class ResultScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap."""
+    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap.
+
+    `planned` are the tests of a few questions, `paired` the exploratory differences of all other pairs.
+    """
 
     run: Run
     scored: tuple[ResultScore, ...]
     draws: int
     seed: int
     headline: BestEstimate | None = None
-    paired: tuple[PairedTest, ...] = ()
+    planned: tuple[PlannedTest, ...] = ()
+    paired: tuple[PairedDifference, ...] = ()
     importance: tuple[SourceImportance, ...] = ()
     inflation: Inflation | None = None
     audit: Audit | None = None
@@ -213,9 +218,9 @@ class Evaluation:
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
-            "the best single source was selected on these same clips, which makes the tests against it "
-            "conservative"
-            if any(test.baseline == "best single source" for test in self.paired)
+            "the best single source was selected on these same clips, so differences from it are too low for "
+            "fusions, and the planned test against it is conservative"
+            if any(pair.baseline == "best single source" for pair in self.paired)
             else None,
             f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
             f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, "
@@ -258,10 +263,11 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
     headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
-    paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
+    planned = planned_tests(run, labels, resamples)
+    paired = paired_differences(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
-    return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
+    return Evaluation(run, scored, draws, seed, headline, planned, paired, importance, inflation)
 
 
 def run_labels(run: Run) -> Labels:
@@ -375,7 +381,7 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
 
 
 def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """Pairs to test: fusions against the best result on one source, heads against the mean of their sources.
+    """Pairs to show: fusions against the best result on one source, heads against the mean of their sources.
 
     The mean of one source is its network's own result.
     """

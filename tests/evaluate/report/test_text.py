@@ -50,7 +50,7 @@ def test_the_terminal_shows_claim_results_and_comparisons(
     rows = re.findall(r"^ *(c3d\+i3d|c3d|i3d) +(network|mean|softmax) +logits", shown, re.MULTILINE)
     names = {("c3d", "network"), ("i3d", "network"), ("c3d+i3d", "mean"), ("c3d+i3d", "softmax")}
     assert set(rows) == names
-    for text in ("ECE", "significant difference", "Shapley value", "LEAKY", "uncalibrated"):
+    for text in ("ECE", "Using a trained head instead of the mean", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
     assert "Mean inflation of the fusions: +" in shown
 
