@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,9 +27,9 @@ from moodfuse.evaluate.metrics import Floats, Labels, ReliabilityBin
 from moodfuse.evaluate.paired import (
     MEAN_HEAD,
     Inflation,
-    Pair,
     PairedDifference,
     SourceImportance,
+    baseline_pairs,
     measure_inflation,
     paired_differences,
     source_importance,
@@ -218,8 +218,8 @@ class Evaluation:
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
-            "the best single source was selected on these same clips, so differences from it are too low for "
-            "fusions, and the planned test against it is conservative"
+            "the best single source was selected on these same clips, so the exploratory differences of "
+            "fusions from it are too low"
             if any(pair.baseline == "best single source" for pair in self.paired)
             else None,
             f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
@@ -264,7 +264,9 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     table = {result.name: result.probabilities for result in run.results}
     headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
     planned = planned_tests(run, labels, resamples)
-    paired = paired_differences(labels, table, resamples, pairs=baseline_pairs(scored))
+    single = min((one for one in scored if not one.is_fusion), key=lambda one: one.rank, default=None)
+    pairs = baseline_pairs(run.results, best_single=single.result.name if single else None)
+    paired = paired_differences(labels, table, resamples, pairs=pairs)
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
     return Evaluation(run, scored, draws, seed, headline, planned, paired, importance, inflation)
@@ -378,25 +380,3 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
         spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
         ci95=ci95,
     )
-
-
-def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """Pairs to show: fusions against the best result on one source, heads against the mean of their sources.
-
-    The mean of one source is its network's own result.
-    """
-    pairs: list[Pair] = []
-    single = [one for one in scored if not one.is_fusion]
-    if single:
-        best = min(single, key=lambda one: one.rank).result.name
-        pairs += [(one.result.name, best, "best single source") for one in scored if one.is_fusion]
-    means = {
-        one.result.sources: one.result.name
-        for one in scored
-        if one.is_network or (one.is_fusion and (one.result.head, one.result.level) == MEAN_HEAD)
-    }
-    for one in scored:
-        mean = means.get(one.result.sources, one.result.name)
-        if mean != one.result.name:
-            pairs.append((one.result.name, mean, "mean"))
-    return pairs

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.runs import NETWORK, Run
+from moodfuse.cache.runs import NETWORK, Result, Run
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, Interval, mean_intervals, resample_groups
 from moodfuse.evaluate.metrics import Floats, Labels, is_correct
 
@@ -60,6 +60,27 @@ def paired_differences(
     gains = np.stack([correct[result] - correct[against] for result, against, _ in pairs], axis=1)
     rows = zip(pairs, mean_intervals(gains, resamples), strict=True)
     return tuple(PairedDifference(*pair, *difference) for pair, difference in rows)
+
+
+def baseline_pairs(results: Sequence[Result], *, best_single: str | None) -> list[Pair]:
+    """Pairs to show: fusions against the best result on one source, heads against the mean of their sources.
+
+    The mean of one source is its network's own result.
+    """
+    pairs: list[Pair] = []
+    if best_single is not None:
+        fusions = (one for one in results if len(one.sources) > 1)
+        pairs += [(one.name, best_single, "best single source") for one in fusions]
+    means = {
+        one.sources: one.name
+        for one in results
+        if one.head == NETWORK or (len(one.sources) > 1 and (one.head, one.level) == MEAN_HEAD)
+    }
+    for one in results:
+        mean = means.get(one.sources, one.name)
+        if mean != one.name:
+            pairs.append((one.name, mean, "mean"))
+    return pairs
 
 
 def sign_flip_p(surplus: Floats) -> float:

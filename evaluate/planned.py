@@ -6,9 +6,9 @@ is for these tests alone. The first head and level of `PLANNED_HEADS` that a run
 
 The test is the corrected resampled t test (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated
 cross-validation Bouckaert and Frank 2004, PAKDD) with groups as its units: the gain of each clip is averaged
-over the R fold plans, and the variance of the mean over groups is multiplied by 1 / R + K / (K - 1), since
-the training sets of K folds overlap. `docs/evaluation.md` has the reasons, `benchmarks/planned_tests.py`
-measures false positives and power.
+over the fold plans, and the variance of the mean over groups is multiplied by 1 / 5 + K / (K - 1), since the
+training sets of K folds overlap. `docs/evaluation.md` has the reasons, `benchmarks/planned_tests.py` measures
+false positives and power.
 """
 
 from collections.abc import Iterator
@@ -37,6 +37,8 @@ LEVEL = 0.05
 """Significance level of the tests, after Holm's correction."""
 MIN_P = 0.001
 """Smaller p-values are not written out."""
+CORRECTION_PLANS = 5
+"""The correction is that of so many fold plans, however many there are."""
 PLANNED_HEADS = tuple(product(("softmax", "logistic", "lightgbm"), ("embedding", "logits")))
 """Heads and levels in the order of preference."""
 VIDEO_TO_AUDIO = "Adding video to audio"
@@ -102,7 +104,7 @@ class PlannedTest:
         if self.verdict != "not significant":
             effect = f"{'raises' if value > 0 else 'lowers'} {outcome} by {format(abs(value), form)} {unit}"
             return f"{self.question} {effect} ({tested}): {compared}"
-        change = "gain" if self.question == BEST_SINGLE else "difference"
+        change = "improvement" if self.question == BEST_SINGLE else "difference"
         remark = "; the interval is not corrected for the number of tests" if low > 0 or high < 0 else ""
         return (
             f"{self.question}: no significant {change} of {outcome} "
@@ -113,7 +115,7 @@ class PlannedTest:
 def planned_tests(run: Run, labels: Labels, resamples: GroupResamples) -> tuple[PlannedTest, ...]:
     """The planned tests of a run; `labels` are class indices [N], the groups of `resamples` the units."""
     rows = [
-        (comparison, outcome, *_test(comparison, outcome, labels, run.fold_count, resamples))
+        (comparison, outcome, *_test_outcome(comparison, outcome, labels, run.fold_count, resamples))
         for comparison in list_comparisons(run)
         for outcome in OUTCOMES
     ]
@@ -156,6 +158,8 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
         (BEST_SINGLE, everything, [(source,) for source in everything]),
         (TRAINED_HEAD, everything, []),
     ]
+    if len(audio) == len(video) == 1 and len(everything) == 2:
+        del wanted[2]  # the weaker of the first two
     for question, sources, others in wanted:
         for head in PLANNED_HEADS:
             baselines = [(names, *head) for names in others] or [(sources, *MEAN_HEAD)]
@@ -165,7 +169,7 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
                 break
 
 
-def _test(
+def _test_outcome(
     comparison: PlannedComparison, outcome: Outcome, labels: Labels, folds: int, resamples: GroupResamples
 ) -> tuple[str, int, Difference]:
     """The baseline that is tested, the number of fold plans, and the difference from that baseline.
@@ -176,19 +180,15 @@ def _test(
     result, *others = (
         clip_values(labels, one, outcome) for one in (comparison.result, *comparison.baselines)
     )
-    repeats = len(result)
     scale = DIFFERENCE if outcome == "accuracy" else LOSS_DIFFERENCE
-    tests = [
-        corrected_t_test((result - other).mean(axis=0), resamples, scale, folds=folds, repeats=repeats)
-        for other in others
-    ]
+    tests = [corrected_t_test((result - other).mean(axis=0), folds, resamples, scale) for other in others]
     sign = SIGNS[outcome]
     best = min(range(len(tests)), key=lambda index: sign * tests[index].mean)
     difference = tests[best]
     if len(tests) > 1:
         largest = max(test.p_value for test in tests)
         difference = difference._replace(p_value=largest if sign * difference.mean > 0 else 1.0)
-    return comparison.baselines[best].name, repeats, difference
+    return comparison.baselines[best].name, len(result), difference
 
 
 def clip_values(labels: Labels, result: Result, outcome: Outcome) -> Floats:
@@ -198,10 +198,8 @@ def clip_values(labels: Labels, result: Result, outcome: Outcome) -> Floats:
     return np.stack([measure(labels, values) for values in (result.probabilities, *repeats)])
 
 
-def corrected_t_test(
-    gains: Floats, resamples: GroupResamples, scale: Scale, *, folds: int, repeats: int = 1
-) -> Difference:
-    """Test whether the mean of clip gains [N], each the mean over `repeats` cross-validations, is 0.
+def corrected_t_test(gains: Floats, folds: int, resamples: GroupResamples, scale: Scale) -> Difference:
+    """Test whether the mean of the gains of clips [N] in cross-validation of so many folds is 0.
 
     `scale` is the range of a gain. Where all clips have the same gain, the p-value is that of a sign test.
     """
@@ -210,7 +208,7 @@ def corrected_t_test(
     mean, groups = float(gains.mean()), resamples.effective
     if groups < MIN_GROUPS:
         return Difference(mean, UNDEFINED, 1.0)
-    correction = 1 / repeats + folds / (folds - 1)
+    correction = 1 / CORRECTION_PLANS + folds / (folds - 1)
     squares = float((resamples.group_sums(gains - mean) ** 2).sum())
     error = float(np.sqrt(correction * squares * groups / (groups - 1))) / len(gains)
     if error > _SMALLEST_ERROR:
