@@ -1,4 +1,4 @@
-"""Coverage of intervals, error rate of the paired test, and bias of the corrected best, by simulation.
+"""Coverage of intervals, error rate of `evaluate.compare`, bias of the corrected best, by simulation.
 
 Usage: coverage.py [DATA_SETS]; default: 2000 a setting. Prints one table; exits 1 if a bar is missed.
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from moodfuse.evaluate.intervals import SIMULATED, bootstrap_intervals, interval, resample_groups
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.paired import paired_tests
+from moodfuse.evaluate.scoring import compare
 from moodfuse.evaluate.selection import select_and_test
 
 CLASSES = 6
@@ -173,17 +173,16 @@ def few_groups_rows(sets: int) -> Iterator[Row]:
 
 
 def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
-    """False positives of one uncorrected test, and coverage, for two equally good results."""
-    random = np.random.default_rng(2)
-    labels, drawn = layout.labels, resample_groups(layout.member, draws=draws)
+    """False positives of `compare`, and coverage, for two equally good results."""
+    random, labels = np.random.default_rng(2), layout.labels
     wrong = held = 0
     for _ in range(sets):
         common, same = right_answers(layout, truth, random), random.random(len(labels)) < CORRELATION
         own = [np.where(same, common, right_answers(layout, truth, random)) for _ in range(2)]
-        table = {name: answers(labels, right, random) for name, right in zip("ab", own, strict=True)}
-        (test,) = paired_tests(labels, table, drawn, pairs=[("a", "b", "mean")])
-        wrong += test.p_value < 0.05
-        held += test.interval.low <= 0 <= test.interval.high
+        first, second = (answers(labels, right, random) for right in own)
+        difference = compare(labels, first, second, layout.member.tolist(), draws=draws)
+        wrong += difference.p_value < 0.05
+        held += difference.accuracy_ci95.low <= 0 <= difference.accuracy_ci95.high
     yield Row(f"paired, accuracy {truth}, {layout}: false positives", wrong / sets, "up to 0.06", 0.0, 0.06)
     yield Row(f"paired, accuracy {truth}, {layout}: coverage", held / sets)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,13 +28,14 @@ from moodfuse.evaluate.metrics import Floats, Labels, ReliabilityBin
 from moodfuse.evaluate.paired import (
     MEAN_HEAD,
     Inflation,
-    Pair,
-    PairedTest,
+    PairedDifference,
     SourceImportance,
+    baseline_pairs,
     measure_inflation,
-    paired_tests,
+    paired_differences,
     source_importance,
 )
+from moodfuse.evaluate.planned import PlannedTest, planned_tests
 from moodfuse.evaluate.scoring import Score, score_resamples
 from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
@@ -137,14 +138,18 @@ class ResultScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap."""
+    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap.
+
+    `planned` are the tests of a few questions, `paired` the exploratory differences of all other pairs.
+    """
 
     run: Run
     scored: tuple[ResultScore, ...]
     draws: int
     seed: int
     headline: BestEstimate | None = None
-    paired: tuple[PairedTest, ...] = ()
+    planned: tuple[PlannedTest, ...] = ()
+    paired: tuple[PairedDifference, ...] = ()
     importance: tuple[SourceImportance, ...] = ()
     inflation: Inflation | None = None
     audit: Audit | None = None
@@ -217,9 +222,9 @@ class Evaluation:
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
-            "the best single source was selected on these same clips, which makes the tests against it "
-            "conservative"
-            if any(test.baseline == "best single source" for test in self.paired)
+            "the best single source was selected on these same clips, so the exploratory differences of "
+            "fusions from it are too low"
+            if any(pair.baseline == "best single source" for pair in self.paired)
             else None,
             f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
             f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, "
@@ -262,10 +267,13 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
     headline = estimate_best(labels, run.results, resamples) if len(run.results) > 1 else None
-    paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
+    planned = planned_tests(run, labels, resamples)
+    single = min((one for one in scored if not one.is_fusion), key=lambda one: one.rank, default=None)
+    pairs = baseline_pairs(run.results, best_single=single.result.name if single else None)
+    paired = paired_differences(labels, table, resamples, pairs=pairs)
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
-    return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
+    return Evaluation(run, scored, draws, seed, headline, planned, paired, importance, inflation)
 
 
 def run_labels(run: Run) -> Labels:
@@ -378,25 +386,3 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
         ci95=ci95,
         log_loss=float(np.mean([metrics.log_loss(labels, table) for table in probabilities])),
     )
-
-
-def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """Pairs to test: fusions against the best result on one source, heads against the mean of their sources.
-
-    The mean of one source is its network's own result.
-    """
-    pairs: list[Pair] = []
-    single = [one for one in scored if not one.is_fusion]
-    if single:
-        best = min(single, key=lambda one: one.rank).result.name
-        pairs += [(one.result.name, best, "best single source") for one in scored if one.is_fusion]
-    means = {
-        one.result.sources: one.result.name
-        for one in scored
-        if one.is_network or (one.is_fusion and (one.result.head, one.result.level) == MEAN_HEAD)
-    }
-    for one in scored:
-        mean = means.get(one.result.sources, one.result.name)
-        if mean != one.result.name:
-            pairs.append((one.result.name, mean, "mean"))
-    return pairs

@@ -29,7 +29,7 @@ from moodfuse.evaluate.report.text import (
 from moodfuse.evaluate.scoring import Score
 
 __all__ = ["PAGE", "metrics_csv", "metrics_values", "print_comparison", "print_evaluation", "write_report"]
-SCHEMA = 1
+SCHEMA = 2
 PAGE = "report.html"
 
 
@@ -82,7 +82,8 @@ def metrics_values(evaluation: Evaluation) -> dict[str, object]:
     values |= {name: _json_value(record) for name, record in optional.items() if record is not None}
     return {
         **values,
-        "paired": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.paired],
+        "planned": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.planned],
+        "paired": _json_value(evaluation.paired),
         "shapley": _json_value(evaluation.importance),
         "results": [_result_values(evaluation, scored) for scored in evaluation.scored],
     }

@@ -16,8 +16,8 @@ from moodfuse.cache.console import printable
 from moodfuse.cache.runs import LEAKY_MARK, Run
 from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
-from moodfuse.evaluate.markup import counted, gain_text, number, percent, render
-from moodfuse.evaluate.paired import Inflation, PairedTest, SourceImportance
+from moodfuse.evaluate.markup import gain_text, number, percent, render
+from moodfuse.evaluate.paired import Inflation, SourceImportance
 from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRow, Comparison, recipe_of
 from moodfuse.evaluate.selection import class_frequency_loss
 
@@ -35,25 +35,6 @@ class Summary:
     claim: str
     context: tuple[str, ...]
     limits: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BaselineTests:
-    """The paired tests against one kind of baseline, the largest differences first."""
-
-    against: str
-    significant: tuple[PairedTest, ...]
-    others: tuple[PairedTest, ...]
-
-    @property
-    def summary(self) -> str:
-        """Number of results of each verdict."""
-        better = sum(test.verdict == "better" for test in self.significant)
-        return (
-            f"{counted(len(self.significant) + len(self.others), 'result')} against {self.against}: {better} "
-            f"significantly better, {len(self.significant) - better} worse, {len(self.others)} without a "
-            "significant difference."
-        )
 
 
 class TextTable(NamedTuple):
@@ -152,31 +133,11 @@ def _limits(evaluation: Evaluation) -> Iterator[str]:
         picks = ", ".join(f"{name} in {percent(share)}" for name, share in headline.picks[:3])
         clear = headline.picks[0][1] >= _CLEAR_PICK
         yield f"Best result across bootstrap draws: {picks}{'' if clear else '; no clear winner'}."
-    for group in group_tests(evaluation):
-        yield group.summary
     if not evaluation.marker:
         yield (
             "The intervals reflect the sampling of clips, not other kinds of music or the variation between "
             "trainings."
         )
-
-
-def group_tests(evaluation: Evaluation) -> list[BaselineTests]:
-    """Paired tests by baseline; of the significant ones those of better results come first."""
-    groups = []
-    for baseline in dict.fromkeys(test.baseline for test in evaluation.paired):
-        tests = [test for test in evaluation.paired if test.baseline == baseline]
-        tests.sort(key=lambda test: (test.verdict, -abs(test.difference), test.result))
-        names = {test.against for test in tests}
-        against = (
-            f"the {baseline} ({names.pop()})"
-            if len(names) == 1
-            else f"the {baseline} head on the same sources (for one source, its network)"
-        )
-        significant = tuple(test for test in tests if test.verdict != "cannot tell")
-        others = tuple(test for test in tests if test.verdict == "cannot tell")
-        groups.append(BaselineTests(against, significant, others))
-    return groups
 
 
 def render_report(template: str, evaluation: Evaluation, **values: object) -> str:
@@ -194,7 +155,6 @@ def render_report(template: str, evaluation: Evaluation, **values: object) -> st
         design=design_of(run),
         over_plans=over_plans(evaluation),
         summary=summarize(evaluation),
-        test_groups=group_tests(evaluation),
         notes=_remaining_notes(evaluation),
         commands=(*run.commands, command + " --inflation" * (evaluation.inflation is not None)),
         **values,
@@ -281,9 +241,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
     _print_lines([summary.claim, f"{evaluation.marker} {size}".strip()])
     _print_table(results_table(evaluation, [evaluation.ranked]))
-    _print_lines([*summary.context, *summary.limits])
-    for group in group_tests(evaluation):
-        _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in group.significant)
+    _print_lines(summary.context)
+    _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in evaluation.planned)
+    _print_lines(summary.limits)
     for rows in evaluation.importance_by_head[:1]:
         _print_table(importance_table(evaluation, rows))
     if evaluation.inflation is not None:

@@ -36,9 +36,13 @@ def test_an_evaluation_has_every_record(make_run: MakeRun) -> None:
         ("c3d+i3d softmax logits", best, "best single source"),
         ("c3d+i3d softmax logits", "c3d+i3d mean logits", "mean"),
     ]
+    assert [(test.question, test.outcome) for test in evaluation.planned] == [
+        ("Using a trained head instead of the mean", "accuracy"),
+        ("Using a trained head instead of the mean", "log_loss"),
+    ]
     assert {(row.source, row.head) for row in evaluation.importance} == {("c3d", "mean"), ("i3d", "mean")}
     plain = evaluate_run(replace(make_run(), missing=(), results=make_run().results[:1]), draws=50)
-    assert plain.headline is None and plain.paired == plain.importance == ()
+    assert plain.headline is None and plain.planned == plain.paired == plain.importance == ()
     assert plain.scored[0].complete is None
 
 

@@ -77,7 +77,8 @@ def test_the_page_has_every_section_in_order(html: str) -> None:
     assert " ".join(re.findall(r'<section id="(\w+)"', html)) == wanted
     for text in (
         "corrected for selecting the best of 4 results",
-        "no significant difference",
+        "Using a trained head instead of the mean",
+        "3 differences",
         "Shapley",
         "sound alike",
         "moodfuse fuse --cache work",
@@ -97,6 +98,7 @@ def test_empty_sections_have_a_sentence() -> None:
     )
     for text in (
         "This cache has no audit",
+        "No planned test",
         "No comparison",
         "--combine all",
         "older version",

@@ -53,7 +53,7 @@ def test_the_terminal_shows_claim_results_and_comparisons(
     first_table = [" ".join((*row, "logits")) for row in rows[:4]]
     assert first_table == [scored.result.name for scored in evaluation.ranked]
     assert f"The best result on these clips is {first_table[0]}: it has the least log loss" in shown
-    for text in ("ECE", "significant difference", "Shapley value", "LEAKY", "uncalibrated"):
+    for text in ("ECE", "Using a trained head instead of the mean", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
     assert "Mean inflation of the fusions: +" in shown
 
