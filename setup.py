@@ -11,6 +11,8 @@ VERSION = re.search(
 )[1]
 README = ROOT / "README.md"
 SERVE = ["anyio>=4.4", "python-multipart>=0.0.34", "starlette>=1.0.1", "uvicorn>=0.30"]
+TIMM = ["huggingface-hub>=1.10", "timm>=1.0.26"]
+TRANSFORMERS = ["huggingface-hub>=1.10", "transformers>=5.10"]
 
 setup(
     name="moodfuse",
@@ -69,6 +71,8 @@ setup(
         "parquet": ["pyarrow>=21"],
         "serve": SERVE,
         "distributed": ["distributed>=2025.1"],
+        "timm": TIMM,
+        "transformers": TRANSFORMERS,
         "dev": [
             # The page is tried in the system's own chromium; axe looks for what would keep readers out.
             "axe-playwright-python>=0.1.4",
@@ -89,6 +93,8 @@ setup(
             "uv>=0.7",
             "wheel>=0.45",
             *SERVE,
+            *TIMM,
+            *TRANSFORMERS,
         ],
     },
     entry_points={"console_scripts": ["moodfuse = moodfuse.cli:main"]},

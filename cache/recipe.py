@@ -96,6 +96,8 @@ class Recipe:
         `None` where `depth` is ``"frozen"`` or ``"imported"``.
     embedding_tuned : bool
         Whether the tuned layers lie before the embedding.
+    architecture : str
+        Canonical JSON that builds the network where its name does not say how; empty otherwise.
     """
 
     source: str
@@ -112,6 +114,7 @@ class Recipe:
     threads: int = 2
     compile: bool = False
     seed: int = 0
+    architecture: str = ""
 
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
@@ -146,6 +149,8 @@ class Recipe:
         values = asdict(self)
         if self.tuning is not None and self.tuning.class_weight == UNCORRECTED:
             del values["tuning"]["class_weight"]  # as older versions wrote it, so that digests stay
+        if not self.architecture:
+            del values["architecture"]  # older versions had none
         return values
 
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
-    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, frame-stats, audio-stats, "
-    "torchvision:NAME), or NETWORK@RECIPE; repeat for several.  [default: the first four]"
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, frame-stats, audio-stats, or such as "
+    "torchvision:NAME, see moodfuse networks), or NETWORK@RECIPE; repeat for several.  [default: the first "
+    "four]"
 )
 _DATA_OPTIONS = (
     click.option(
@@ -74,7 +75,9 @@ class RecipeCommand(click.Command):
 )
 @click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
 @click.option(
-    "--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat."
+    "--weights",
+    multiple=True,
+    help="SOURCE=NAME|FILE|FOLDER of pretrained weights (moodfuse weights ls); repeat.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
@@ -214,6 +217,18 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
         click.echo(printable(line))
     if result.refused:
         ctx.exit(3)
+
+
+@click.command("networks")
+def networks_command() -> None:
+    """List the networks that can be sources, and how to install what is missing.
+
+    Example: moodfuse networks
+    """
+    from moodfuse.extract.networks import list_networks
+
+    for line in list_networks():
+        click.echo(line)
 
 
 @click.group("weights")

@@ -42,7 +42,9 @@ def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Netwo
     devices = [torch.cuda.current_device()] if recipe.device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived_seed(recipe.seed, recipe.network, "trunk"))
-        network = create_network(recipe.network, num_classes=2, weights=weights)
+        network = create_network(
+            recipe.network, num_classes=2, weights=weights, architecture=recipe.architecture
+        )
         torch.manual_seed(derived_seed(recipe.seed, recipe.network, "classifier"))
         network.reset_classifier(num_classes)
     return place_network(recipe, network)
@@ -55,7 +57,9 @@ def place_network(recipe: Recipe, network: Network) -> Network:
         torch.backends.cudnn.allow_tf32 = False  # or float32 would be rounded to 10 bits in every convolution
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if recipe.precision == "bf16" and network.spec.modality == "video":
-        network = network.to(memory_format=torch.channels_last_3d)
+        for module in network.modules():
+            if isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
     return network.to(recipe.device).eval()
 
 
@@ -165,7 +169,7 @@ def _as_rows(embedding: Tensor, logits: Tensor) -> Rows:
 def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
     try:
-        spec = network_spec(recipe.network)
+        spec = network_spec(recipe.network, recipe.architecture)
         size = input_size(read_preprocessing(recipe))
         is_usable = (
             size == input_size(spec.preprocessing)
@@ -209,7 +213,7 @@ def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
 def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> Network:
     """The network of a recipe with the body from a file of `save_body`, without tuned arrays."""
     with torch.random.fork_rng(devices=[]):  # random weights are replaced; the caller's random state stays
-        network = create_network(recipe.network, num_classes=num_classes)
+        network = create_network(recipe.network, num_classes=num_classes, architecture=recipe.architecture)
     network.preprocessing = read_preprocessing(recipe)
     eps = bn_eps_of(recipe.weights)
     if eps is not None:

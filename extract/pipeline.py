@@ -35,6 +35,7 @@ from moodfuse.extract.progress import describe_statuses, track
 from moodfuse.extract.recipe_files import (
     RecipeChoice,
     build_recipe,
+    name_hf_sources,
     name_in_cache,
     option_names,
     source_weights,
@@ -67,7 +68,9 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     Raises `InputError` if data, options or the plan cannot be used; `RefusedClipsError` if a clip was refused
     and `strict` is set.
     """
-    sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
+    names, choice = name_hf_sources(settings.sources, settings.recipes)
+    settings = replace(settings, sources=names, recipes=choice)
+    sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in names))
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, recipes)
@@ -165,7 +168,7 @@ def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractS
             "--scheduler needs decoded media in the cache, where all workers find it; drop --no-keep-media"
         )
     weights = settings.recipes.weights.items()
-    files = {name: str(Path(file).absolute()) if Path(file).is_file() else file for name, file in weights}
+    files = {name: str(Path(file).absolute()) if Path(file).exists() else file for name, file in weights}
     recipe_choice = replace(settings.recipes, weights=files)
     return replace(
         settings, data=settings.data.absolute(), cache=settings.cache.absolute(), recipes=recipe_choice

@@ -4,8 +4,8 @@ import json
 import logging
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ from moodfuse.extract.networks import (
     NetworkSpec,
     Preprocessing,
     WeightsFacts,
+    default_weights,
     network_spec,
     preprocessing_from_record,
     weights_facts,
@@ -28,6 +29,8 @@ from moodfuse.extract.networks.hardware import check_compiler, check_precision, 
 log = logging.getLogger(__name__)
 RECIPES = resources.files("moodfuse.extract") / "recipes"
 DEFAULT = "default"
+OTHER = "other"
+"""Table of a recipe for networks without their own: those of hubs and of other packages."""
 # Former names of recipes, which caches may hold: accepted with a notice.
 FORMER_NAMES = {"seed": "zhou2022", "seed-adam": "zhou2022-adam", "seed-sgd": "zhou2022-sgd"}
 _TOP_LEVEL = {"name", "description", "seed", "threads"}
@@ -63,8 +66,8 @@ class RecipeChoice:
         return network if label == DEFAULT else f"{network}@{label}"
 
     def weights_of(self, source: str) -> str | None:
-        """Name or file of a source's pretrained weights."""
-        return _value_of(self.weights, source)
+        """Name or file of a source's pretrained weights: the user's, or those of its network."""
+        return _value_of(self.weights, source) or default_weights(source.partition("@")[0])
 
     def depth_of(self, source: str) -> str | None:
         """The tuning depth that the user chose, or `None`."""
@@ -74,6 +77,37 @@ class RecipeChoice:
         """Name or file of a source's recipe."""
         label = source.partition("@")[2] or DEFAULT
         return self.recipe if self.label == label else label
+
+
+def split_hf_source(text: str, labels: Collection[str]) -> tuple[str, str | None]:
+    """The name of an ``hf:`` source as caches have it, and the folder or repository that it stands for.
+
+    ``hf:facebook/dinov2-base@main`` is ``hf:facebook--dinov2-base`` from ``facebook/dinov2-base@main``, and
+    ``hf:models/clip`` is ``hf:clip`` if there is such a folder. A last ``@`` and one of `labels` is a recipe.
+    """
+    location, at, label = text.removeprefix("hf:").rpartition("@")
+    if not at or label not in labels:
+        location, at, label = text.removeprefix("hf:"), "", ""
+    if Path(location).is_dir():
+        name = Path(location).resolve().name
+    else:
+        name = location.partition("@")[0].replace("/", "--")
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+    return f"hf:{name}{at}{label}", None if location == name else location
+
+
+def name_hf_sources(sources: Iterable[str], choice: RecipeChoice) -> tuple[tuple[str, ...], RecipeChoice]:
+    """Sources and choice with ``hf:`` sources by name; their folders and repositories become weights."""
+    labels = {*recipe_names(), *FORMER_NAMES, choice.label}
+
+    def split(source: str) -> tuple[str, str | None]:
+        return split_hf_source(source, labels) if source.startswith("hf:") else (source, None)
+
+    named = [split(source) for source in sources]
+    located = {name: location for name, location in named if location is not None}
+    depths = {split(source)[0]: depth for source, depth in choice.depths.items()}
+    weights = {split(source)[0]: value for source, value in choice.weights.items()}
+    return tuple(name for name, _ in named), replace(choice, depths=depths, weights={**located, **weights})
 
 
 def _value_of(values: Mapping[str, str], source: str) -> str | None:
@@ -91,7 +125,7 @@ def option_names(source: str) -> tuple[str, ...]:
 
 def check_network_version(recipe: Recipe) -> None:
     """Raise `InputError` if the network of a recipe computes other features now than it did then."""
-    spec = network_spec(recipe.network)
+    spec = network_spec(recipe.network, recipe.architecture)
     if recipe.network_version != spec.version:
         raise InputError(
             f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is "
@@ -169,11 +203,13 @@ def read_recipe_file(name: str) -> dict[str, Any]:
 def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     """The recipe of a source; `InputError` if the recipe file has no settings for its network and depth."""
     network = source.partition("@")[0]
-    spec = network_spec(network)
+    facts = source_weights(source, choice)
+    spec = network_spec(network, "" if facts is None else facts.architecture)
     name = choice.recipe_of(source)
     tables = read_recipe_file(name)
-    # Settings of all torchvision models are in one table.
-    table: Mapping[str, Any] = tables.get(network, tables.get(network.partition(":")[0], {}))
+    # Settings of all models of a hub are in one table.
+    keys = (network, network.partition(":")[0], OTHER)
+    table: Mapping[str, Any] = next((tables[key] for key in keys if key in tables), {})
     if unknown := sorted(set(table) - {"depth", *DEPTHS}):
         raise InputError(
             f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}"
@@ -183,7 +219,6 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(DEPTHS)}")
     if depth == "full" and not spec.has_weights:
         raise InputError(f"--tune {source}=full: {spec.name} has no weights to tune; use frozen or head")
-    facts = source_weights(source, choice)
     device = resolve_device(choice.device)
     check_precision(choice.precision, device)
     if choice.compile:
@@ -201,6 +236,7 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         device=device,
         threads=_whole_number(tables, "threads", 2, name),
         compile=choice.compile,
+        architecture="" if facts is None else facts.architecture,
         seed=_whole_number(tables, "seed", 0, name),
     )
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "predict": ("predict.command:predict_command", "Label videos with an exported model."),
     "cache": ("cache.cli:cache_group", "List, verify and prune a cache; exchange features."),
     "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),
+    "networks": ("extract.cli:networks_command", "List the networks that can be sources."),
     "serve": ("serve.command:serve_command", "Label videos over HTTP and in a browser."),
     "demo": ("demo:demo_command", "Run all three stages on a synthetic dataset."),
 }

@@ -82,7 +82,10 @@ def test_lock_file_agrees_with_setup(setup_arguments: dict[str, object]) -> None
 
 @pytest.mark.parametrize(
     ("folders", "extras"),
-    [((*STAGES, "moodfuse"), ("parquet", "serve", "distributed")), (("tests", "benchmarks"), ("dev",))],
+    [
+        ((*STAGES, "moodfuse"), ("parquet", "serve", "distributed", "timm", "transformers")),
+        (("tests", "benchmarks"), ("dev",)),
+    ],
 )
 def test_every_import_is_declared(
     setup_arguments: dict[str, object], folders: tuple[str, ...], extras: tuple[str, ...]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from moodfuse.cache.errors import InputError
@@ -82,7 +83,22 @@ def resized_frames(frames: np.ndarray, preprocessing: VideoPreprocessing) -> Ten
     height, width = resized_hw(frames.shape[1], frames.shape[2], preprocessing)
     if (height, width) == tuple(pixels.shape[2:]):
         return pixels
+    if preprocessing.interpolation.endswith("PIL"):
+        return _resize_with_pillow(frames, height, width, preprocessing.interpolation)
+    if preprocessing.interpolation == "bicubic uint8":
+        from torchvision.transforms import InterpolationMode  # takes seconds to import
+        from torchvision.transforms.v2 import functional as transforms
+
+        resized: Tensor = transforms.resize(pixels, [height, width], InterpolationMode.BICUBIC)
+        return resized
     return _resize(pixels, height, width, antialias=preprocessing.antialias)
+
+
+def _resize_with_pillow(frames: np.ndarray, height: int, width: int, interpolation: str) -> Tensor:
+    """Resize uint8 frames [T, H, W, 3] to [T, 3, h, w] as Pillow resizes images."""
+    resampling = Image.Resampling.BICUBIC if interpolation == "bicubic PIL" else Image.Resampling.BILINEAR
+    resized = [np.asarray(Image.fromarray(frame).resize((width, height), resampling)) for frame in frames]
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
 
 
 def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:

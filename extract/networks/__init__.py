@@ -11,7 +11,10 @@ from moodfuse.extract.networks.registry import (
     NetworkSpec,
     Preprocessing,
     VideoPreprocessing,
+    default_weights,
+    find_hub,
     input_size,
+    list_networks,
     network_spec,
     preprocessing_from_record,
 )
@@ -41,8 +44,10 @@ __all__ = [
     "bn_eps_of",
     "convert_weights",
     "create_network",
+    "default_weights",
     "fetch_weights",
     "input_size",
+    "list_networks",
     "load_weights",
     "load_weights_file",
     "named_weights",
@@ -55,7 +60,9 @@ __all__ = [
 ]
 
 
-def create_network(name: str, *, num_classes: int, weights: str | Path | None = None) -> Network:
+def create_network(
+    name: str, *, num_classes: int, weights: str | Path | None = None, architecture: str = ""
+) -> Network:
     """Create a network in eval mode; without `weights` it is initialised from torch's global random state.
 
     Parameters
@@ -65,7 +72,10 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     num_classes : int
         Width of the classifier, which is always new.
     weights : str or Path, optional
-        Published pretrained weights by name, or a weights file.
+        Published pretrained weights by name, or a weights file; for a hub's network also ``"DEFAULT"``, those
+        that the hub has for it, and for ``hf:`` networks a folder or a repository.
+    architecture : str
+        As `Recipe.architecture`; by default that of the weights.
 
     Returns
     -------
@@ -82,7 +92,9 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     """
     from moodfuse.extract.networks.base import build_network  # imports torch
 
-    network = build_network(name, num_classes)
+    if weights is not None and not architecture and find_hub(name):
+        architecture = weights_facts(weights, name).architecture
+    network = build_network(name, num_classes, architecture)
     if weights is not None:
         load_weights(network, weights)
     return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,13 @@ class Network(nn.Module):
         embedding = self.embed(self.trunk(x))
         return embedding, self.classifier(embedding).float()
 
+    def load_checkpoint(self, path: Path) -> None:
+        """Load pretrained weights into the trunk, for networks of hubs.
+
+        Raises `WeightsError` unless the file or folder has all of them.
+        """
+        raise NotImplementedError
+
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters tuned at depth ``head``: those of the replaced layers and of the classifier."""
         yield from self.replaced.parameters()
@@ -111,9 +119,9 @@ class Network(nn.Module):
         nn.init.normal_(self.classifier[1].weight, std=CLASSIFIER_STD)  # type: ignore[arg-type]
 
 
-def build_network(name: str, num_classes: int) -> Network:
+def build_network(name: str, num_classes: int, architecture: str = "") -> Network:
     """Create a network in eval mode, initialised from torch's global random state."""
-    spec = network_spec(name)
+    spec = network_spec(name, architecture)
     network: Network = import_object(spec.factory)(spec, num_classes)
     return network.eval()
 

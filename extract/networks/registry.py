@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
-from typing import Any, Literal
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import entry_points, packages_distributions
+from typing import Any, Literal, get_args
 
-from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.errors import InputError, UnknownNameError
 
 Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
 TORCHVISION = "torchvision:"
-"""Prefix of the names of torchvision's video models."""
-TORCHVISION_FACTORY = "moodfuse.extract.networks.torchvision_video:torchvision_spec"
+"""Prefix of the names of torchvision's models."""
+TORCHVISION_VIDEO = "moodfuse.extract.networks.torchvision_video"
+PRETRAINED = "DEFAULT"
+"""Weights of a hub source unless the user names others: those that the hub has for it."""
 ENTRY_POINT_GROUP = "moodfuse.networks"
-INTERPOLATION = "bilinear uint8"
+Interpolation = Literal["bilinear uint8", "bicubic uint8", "bilinear PIL", "bicubic PIL"]
+"""Filter of resizing: torchvision's for uint8 tensors, or Pillow's."""
 # Mean of the Sports-1M training frames (the average of the mean cube published with C3D), here in RGB order.
 SPORTS1M_MEAN_RGB = (101.41, 97.66, 90.25)
 
@@ -25,14 +29,15 @@ SPORTS1M_MEAN_RGB = (101.41, 97.66, 90.25)
 class VideoPreprocessing:
     """How decoded frames become the input of a video network.
 
-    A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing is bilinear, on
-    uint8, by exactly one of `resize_short_side_px`, which keeps the aspect ratio, and `resize_hw`.
+    A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing gives uint8, by
+    exactly one of `resize_short_side_px`, which keeps the aspect ratio, and `resize_hw`.
     """
 
     crop_px: int  # side of the square crop, taken after resizing
     frames: int = 32  # at the middles of this many equal intervals of a clip
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear uint8"
     antialias: bool = True  # whether a shrinking resize averages over the pixels that it merges
     centre: Literal["floor", "even"] = "floor"  # rounding of half a pixel in the margin of a centre crop
     scale: float = 1.0
@@ -43,6 +48,12 @@ class VideoPreprocessing:
     def __post_init__(self) -> None:
         if (self.resize_short_side_px is None) == (self.resize_hw is None):
             raise ValueError("give exactly one of resize_short_side_px and resize_hw")
+        if self.interpolation not in get_args(Interpolation):
+            raise ValueError(
+                f"interpolation {self.interpolation!r}; expected one of: {', '.join(get_args(Interpolation))}"
+            )
+        if not self.antialias and self.interpolation != "bilinear uint8":
+            raise ValueError(f"interpolation {self.interpolation!r} needs antialias")
         short_side_px = min(self.resize_hw or (self.resize_short_side_px or 0,))
         if not 0 < self.crop_px <= short_side_px:
             raise ValueError(
@@ -51,15 +62,16 @@ class VideoPreprocessing:
 
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""
-        return {"kind": "video", "interpolation": INTERPOLATION, **_json_fields(self)}
+        return {"kind": "video", **_json_fields(self)}
 
     def __str__(self) -> str:
         resize = f"short side {self.resize_short_side_px}"
         if self.resize_hw is not None:
             resize = "x".join(str(side) for side in self.resize_hw)
         mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        filter_name = "" if self.interpolation == "bilinear uint8" else f" {self.interpolation}"
         return (
-            f"{self.frames} frames, {resize} px{' antialiased' if self.antialias else ''}, crop "
+            f"{self.frames} frames, {resize} px{filter_name}{' antialiased' if self.antialias else ''}, crop "
             f"{self.crop_px}x{self.crop_px}, {self.channel_order} x {self.scale:.4g} - {mean}, / {std}"
         )
 
@@ -98,11 +110,9 @@ def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
-    kind, interpolation = fields.pop("kind", None), fields.pop("interpolation", INTERPOLATION)
+    kind = fields.pop("kind", None)
     kinds: dict[Any, type[Preprocessing]] = {"video": VideoPreprocessing, "audio": AudioPreprocessing}
     try:
-        if interpolation != INTERPOLATION:
-            raise KeyError(interpolation)
         return kinds[kind](**fields)
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a preprocessing record of this version: {dict(values)}") from error
@@ -123,6 +133,8 @@ class NetworkSpec:
     has_weights: bool = True  # whether the trunk has weights, which depth ``full`` tunes
     has_replaced_layers: bool = False  # whether new layers stand between the trunk and the classifier
     min_crop_s: float | None = None  # shortest waveform that an audio network takes
+    architecture: str = ""  # as `Recipe.architecture`
+    weights: str | None = None  # name or file of the pretrained weights, unless the user names others
     version: int = 1  # raised with every change that changes numbers; it enters the digest of a recipe
 
 
@@ -198,31 +210,153 @@ _TABLE = (
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for spec in _TABLE}
 
 
-def network_spec(name: str) -> NetworkSpec:
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """A library of pretrained networks.
+
+    `module` has the functions ``hub_spec(name, architecture)``, which returns a `NetworkSpec`, and
+    ``checkpoint_facts(name, weights)``, which returns the `WeightsFacts` of a name, file or folder.
+    """
+
+    module: str
+    library: str  # that has to be installed
+    extra: str | None  # of moodfuse, that installs it; None where moodfuse always does
+    example: str
+    contents: str
+
+
+_HUBS = "moodfuse.extract.networks.hubs"
+HUBS: dict[str, Hub] = {
+    "torchvision": Hub(
+        module=f"{_HUBS}.torchvision_image",
+        library="torchvision",
+        extra=None,
+        example="torchvision:efficientnet_b0",
+        contents="image models; its video models are listed in docs/networks.md",
+    ),
+    "timm": Hub(
+        module=f"{_HUBS}.timm_image",
+        library="timm",
+        extra="timm",
+        example="timm:vit_base_patch16_224.augreg2_in21k_ft_in1k",
+        contents="image models",
+    ),
+    "hf": Hub(
+        module=f"{_HUBS}.huggingface",
+        library="transformers",
+        extra="transformers",
+        example="hf:facebook/dinov2-base",
+        contents="image, video and audio encoders of Hugging Face",
+    ),
+    "torchaudio": Hub(
+        module=f"{_HUBS}.torchaudio_speech",
+        library="torchaudio",
+        extra=None,
+        example="torchaudio:WAVLM_BASE",
+        contents="wav2vec 2.0, HuBERT and WavLM",
+    ),
+}
+"""Prefix of the names of sources to the library that has their networks."""
+
+
+def is_torchvision_video(name: str) -> bool:
+    """Whether a name is that of one of torchvision's video models."""
+    if not name.startswith(TORCHVISION):
+        return False
+    names: tuple[str, ...] = import_object(f"{TORCHVISION_VIDEO}:torchvision_names")()
+    return name.removeprefix(TORCHVISION) in names
+
+
+def is_installed(hub: Hub) -> bool:
+    """Whether the library of a hub is installed."""
+    try:
+        return importlib.util.find_spec(hub.library) is not None
+    except ValueError:  # its entry of sys.modules is None
+        return False
+
+
+def find_hub(name: str) -> Hub | None:
+    """The hub of a network; `None` for other networks.
+
+    Raises `InputError` if its library is not installed.
+    """
+    prefix, colon, _ = name.partition(":")
+    if not colon or prefix not in HUBS or is_torchvision_video(name):
+        return None
+    hub = HUBS[prefix]
+    if not is_installed(hub):
+        raise InputError(f"{name}: {hub.library} is not installed; pip install 'moodfuse[{hub.extra}]'")
+    return hub
+
+
+def default_weights(name: str) -> str | None:
+    """Weights of a network unless the user names others; `None` if it then starts from random values."""
+    return PRETRAINED if name.startswith("hf:") else network_spec(name).weights
+
+
+def network_spec(name: str, architecture: str = "") -> NetworkSpec:
     """The spec of a network.
 
     Parameters
     ----------
     name : str
-        A name of `NETWORKS`, ``torchvision:`` and the name of a video model of torchvision, or the name of an
-        entry point in the group ``moodfuse.networks`` that refers to a `NetworkSpec`.
+        A name of `NETWORKS`; a prefix of `HUBS` and the name of a model, such as ``torchvision:r3d_18``; the
+        name of an entry point in the group ``moodfuse.networks`` that refers to a `NetworkSpec`; or
+        ``package.module:NAME`` of a `NetworkSpec`.
+    architecture : str
+        As `Recipe.architecture`.
 
     Raises
     ------
     UnknownNameError
         If no network has this name; the message lists the known ones.
+    InputError
+        If the library of a hub is not installed.
     """
-    if name.startswith(TORCHVISION):
-        # Imports torch, which only a user of these models waits for.
-        torchvision_spec: NetworkSpec = import_object(TORCHVISION_FACTORY)(name)
-        return torchvision_spec
     if name in NETWORKS:
         return NETWORKS[name]
+    spec: NetworkSpec
+    # Hubs import torch, which only their users wait for.
+    if is_torchvision_video(name):
+        spec = import_object(f"{TORCHVISION_VIDEO}:torchvision_spec")(name)
+        return spec
+    if hub := find_hub(name):
+        spec = import_object(f"{hub.module}:hub_spec")(name, architecture)
+        return spec
+    return _added_spec(name)
+
+
+def _added_spec(name: str) -> NetworkSpec:
+    """The `NetworkSpec` of another package, under the name by which it was asked for."""
     added = entry_points(group=ENTRY_POINT_GROUP)
-    if name not in added.names:
-        raise UnknownNameError("source", name, [*NETWORKS, *added.names, f"{TORCHVISION}<video model>"])
-    spec: NetworkSpec = added[name].load()
-    return spec
+    if name not in added.names and ":" not in name:
+        known = [*NETWORKS, *added.names, *(f"{prefix}:MODEL" for prefix in HUBS), "package.module:NAME"]
+        raise UnknownNameError("source", name, known)
+    if name not in added.names and name.split(".")[0].split(":")[0] not in packages_distributions():
+        # A name may come from the card of a model, which must not choose what is imported.
+        raise InputError(
+            f"unknown source {name!r}: no installed package has this module; install it, or write "
+            f"{', '.join(f'{prefix}:MODEL' for prefix in HUBS)} for a model of a hub"
+        )
+    try:
+        spec = added[name].load() if name in added.names else import_object(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{name}: this network cannot be imported ({error})") from error
+    if not isinstance(spec, NetworkSpec):
+        raise InputError(f"{name}: is {type(spec).__name__}, expected a NetworkSpec")
+    return replace(spec, name=name)
+
+
+def list_networks() -> Iterator[str]:
+    """Lines for the user: the networks of the table, of other packages and of hubs, and what is missing."""
+    for spec in NETWORKS.values():
+        yield f"{spec.name}: {spec.modality}, embedding {spec.embedding_width}"
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        yield f"{entry.name}: of the package {entry.dist.name if entry.dist else entry.value}"
+    for prefix, hub in HUBS.items():
+        state = "" if is_installed(hub) else f"; not installed: pip install 'moodfuse[{hub.extra}]'"
+        yield f"{prefix}:NAME, such as {hub.example}: {hub.contents}{state}"
+    yield "package.module:NAME: a NetworkSpec of your own (docs/networks.md)"
 
 
 def import_object(path: str) -> Any:

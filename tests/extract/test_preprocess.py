@@ -14,7 +14,12 @@ from moodfuse.extract.media.preprocess import (
     sounding_samples,
     video_input,
 )
-from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
+from moodfuse.extract.networks import (
+    NETWORKS,
+    AudioPreprocessing,
+    VideoPreprocessing,
+    preprocessing_from_record,
+)
 
 C3D = NETWORKS["c3d"].preprocessing
 I3D = NETWORKS["i3d"].preprocessing
@@ -124,12 +129,15 @@ def test_records_are_json(name: str) -> None:
     """A preprocessing record survives JSON, so that a digest of it means the same everywhere."""
     record = NETWORKS[name].preprocessing.as_record()
     assert json.loads(json.dumps(record)) == record
+    assert preprocessing_from_record(record) == NETWORKS[name].preprocessing
 
 
 def test_impossible_settings_are_refused() -> None:
     """A crop larger than the frame, or two ways to resize, is an error."""
     with pytest.raises(ValueError, match="does not fit"):
         VideoPreprocessing(resize_short_side_px=100, crop_px=112)
+    with pytest.raises(ValueError, match="interpolation 'cubic'; expected one of: bilinear uint8"):
+        VideoPreprocessing(resize_short_side_px=100, crop_px=50, interpolation="cubic")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="exactly one"):
         VideoPreprocessing(resize_short_side_px=100, resize_hw=(100, 100), crop_px=50)
 

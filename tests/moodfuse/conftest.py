@@ -4,8 +4,10 @@ import csv
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import hub_stages
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from moodfuse.cache.runs import Run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
 from moodfuse.export import ExportSettings, export_model
+from moodfuse.extract import estimate
 from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
 from moodfuse.extract.settings import ExtractSettings, NetworkChoice
@@ -189,3 +192,21 @@ def make_timeline(
 def timeline() -> Callable[..., Timeline]:
     """Make a time line; see `make_timeline`."""
     return make_timeline
+
+
+# Networks of other packages
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `hub_stages.make_dataset`; read-only."""
+    folder = tmp_path_factory.mktemp("dataset")
+    hub_stages.make_dataset(folder)
+    return folder
+
+
+@pytest.fixture
+def export(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`hub_stages.export_model` on the dataset, without timing networks before they run."""
+    monkeypatch.setattr(estimate, "measure", lambda *args, **options: estimate.Estimate(60.0, 1.0))
+    return partial(hub_stages.export_model, dataset)

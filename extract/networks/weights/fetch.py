@@ -29,8 +29,16 @@ def weights_folder() -> Path:
     return Path(os.environ.get(HOME_VARIABLE) or pooch.os_cache("moodfuse")) / "weights"
 
 
+def _torch_hub_folder() -> Path:
+    """The folder into which torchvision and torchaudio download weights."""
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub" / "checkpoints"
+
+
 def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
     """The checked file of published weights in `folder` or `weights_folder()`, fetched if it is missing.
+
+    A file that torch has downloaded is used as well.
 
     Raises
     ------
@@ -40,9 +48,10 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
     import requests
 
     path = (folder or weights_folder()) / known.file
-    if path.exists():
-        _check_file(known, path)
-        return path
+    for present in (path, _torch_hub_folder() / known.file):
+        if present.exists():
+            _check_file(known, present)
+            return present
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

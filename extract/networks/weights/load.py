@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.files import METADATA_KEY
-from moodfuse.extract.networks.registry import Preprocessing, preprocessing_from_record
+from moodfuse.extract.networks.registry import (
+    Preprocessing,
+    find_hub,
+    import_object,
+    preprocessing_from_record,
+)
 from moodfuse.extract.networks.weights.fetch import fetch_weights
 from moodfuse.extract.networks.weights.files import (
     WeightsError,
@@ -57,6 +62,7 @@ class WeightsFacts:
     bn_eps: float | None = None  # epsilon of BatchNorm that they need; None keeps the network's own
     known: str | None = None  # name of the published weights, if they were given by it
     dropped: tuple[str, ...] = ()  # layers of the original task, which are not loaded
+    architecture: str = ""  # as `Recipe.architecture`
 
     @property
     def identity(self) -> str:
@@ -95,6 +101,9 @@ def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeigh
 
 def weights_facts(weights: str | Path, network: str) -> WeightsFacts:
     """Facts of weights by name or provenance; only a file without either is loaded for them."""
+    if hub := find_hub(network):
+        of_hub: WeightsFacts = import_object(f"{hub.module}:checkpoint_facts")(network, str(weights))
+        return of_hub
     path, known = resolve_weights(weights, network)
     return _cached_facts(path, network, known, path.stat().st_mtime_ns)
 
@@ -177,6 +186,8 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     WeightsError
         If the file cannot be read or does not hold what the network needs.
     """
+    if find_hub(network.spec.name):
+        return _load_from_hub(network, weights)
     path, known = resolve_weights(weights, network.spec.name)
     declared = _declared_facts(path, network.spec.name, known)
     arrays = read_arrays(path)
@@ -205,6 +216,18 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
         if FRONT_END not in name
     )
     return replace(facts, dropped=() if layout.name == OWN else tuple(dict.fromkeys(layers)))
+
+
+def _load_from_hub(network: Network, weights: str | Path) -> WeightsFacts:
+    """Load a checkpoint by the library of a hub."""
+    facts = weights_facts(weights, network.spec.name)
+    network.load_checkpoint(facts.path)
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(f"{facts.path}: {name} holds NaN or infinity; the file is damaged")
+    network.preprocessing = facts.preprocessing
+    network.pretrained = True
+    return facts
 
 
 def _check_arrays(
@@ -248,6 +271,8 @@ def convert_weights(weights: str | Path, network: Network, target: Path) -> Weig
 
     The weights are loaded into `network` first; returns the facts of the file that was converted.
     """
+    if find_hub(network.spec.name):
+        raise WeightsError(f"{network.spec.name}: its weights are used as the hub publishes them")
     facts = load_weights(network, weights)
     known = known_weights(network.spec.name).get(facts.known or "")
     provenance = {

@@ -20,6 +20,8 @@ from moodfuse.extract.networks.registry import (
     AudioPreprocessing,
     Preprocessing,
     VideoPreprocessing,
+    find_hub,
+    import_object,
     network_spec,
 )
 
@@ -80,7 +82,7 @@ class KnownWeights:
     @property
     def full_name(self) -> str:
         """The name that `moodfuse weights fetch` takes."""
-        return f"{self.network}={self.name}" if self.network.startswith(TORCHVISION) else self.name
+        return f"{self.network}={self.name}" if ":" in self.network else self.name
 
 
 _C3D_CAFFE = VideoPreprocessing(
@@ -197,20 +199,32 @@ def known_weights(network: str) -> dict[str, KnownWeights]:
 
     Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``, and ``DEFAULT``.
     """
+    if hub := find_hub(network):
+        of_hub: dict[str, KnownWeights] = import_object(f"{hub.module}:known_weights")(network)
+        return of_hub
     if not network.startswith(TORCHVISION):
         return {name: known for name, known in KNOWN_WEIGHTS.items() if known.network == network}
-    from moodfuse.extract.networks.torchvision_video import published_weights
+    from moodfuse.extract.networks.torchvision_video import (
+        last_layer,
+        model_name,
+        published_weights,
+        transforms_of,
+    )
 
-    published = published_weights(network)
-    known = {entry.name: _from_torchvision(network, entry) for entry in published}
+    published, drops = published_weights(network), last_layer(model_name(network))[0]
+    known = {
+        entry.name: describe_torchvision_weights(network, entry, transforms_of(entry), drops=drops)
+        for entry in published
+    }
     return {**known, "DEFAULT": known[published.DEFAULT.name]}
 
 
-def _from_torchvision(network: str, entry: Any) -> KnownWeights:
-    from moodfuse.extract.networks.torchvision_video import last_layer, model_name, transforms_of
-
+def describe_torchvision_weights(
+    network: str, entry: Any, preprocessing: Preprocessing, *, drops: str
+) -> KnownWeights:
+    """The facts of a member of one of torchvision's `WeightsEnum`; `drops` is the last layer of its model."""
     file = entry.url.rsplit("/", 1)[-1]
-    datasets = {"IMAGENET22K": "ImageNet-22K", "KINETICS400": "Kinetics-400"}
+    datasets = {"IMAGENET22K": "ImageNet-22K", "IMAGENET1K": "ImageNet", "KINETICS400": "Kinetics-400"}
     trained_on = [title for part, title in datasets.items() if part in entry.name]
     return KnownWeights(
         name=entry.name,
@@ -222,15 +236,16 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
         check=FileCheck("sha256-prefix", file.rsplit("-", 1)[-1].partition(".")[0]),
         licence=entry.meta.get("license", "not stated with the weights; torchvision itself is BSD-3-Clause"),
         trained_on=", then ".join(trained_on) or entry.name,
-        preprocessing=transforms_of(entry),
-        drops=(last_layer(model_name(network))[0],),
+        preprocessing=preprocessing,
+        drops=(drops,),
     )
 
 
 def all_weights(network: str | None = None) -> list[KnownWeights]:
     """Every entry of one network or of all, each once; `UnknownNameError` for an unknown network."""
     if network is not None:
-        network_spec(network)
+        if find_hub(network) is None:
+            network_spec(network)
         return [known for name, known in known_weights(network).items() if name != "DEFAULT"]
     from moodfuse.extract.networks.torchvision_video import torchvision_names
 
@@ -241,7 +256,7 @@ def all_weights(network: str | None = None) -> list[KnownWeights]:
 def named_weights(name: str) -> KnownWeights:
     """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``."""
     network, _, weights = name.partition("=")
-    if network.startswith(TORCHVISION):
+    if network.startswith(TORCHVISION) or find_hub(network):
         table, weights = known_weights(network), weights or "DEFAULT"
     elif weights:
         table = known_weights(network)

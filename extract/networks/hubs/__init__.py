@@ -1,0 +1,1 @@
+"""Networks of other libraries; each module has those of one prefix of `HUBS`."""

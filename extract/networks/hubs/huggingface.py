@@ -1,0 +1,355 @@
+"""`hf:<repository>`: encoders of transformers, from a folder as Hugging Face's hub has it.
+
+Image encoders take the frames of a clip, video encoders as many frames as they were trained on, and audio
+encoders the waveform. `MODELS` has the supported kinds of models and what the embedding of each is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torchaudio
+import transformers
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+from moodfuse.cache.digests import canonical_json, digest
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.extract.networks.hubs.base import (
+    SAFETENSORS,
+    FrameNetwork,
+    HubNetwork,
+    check_safetensors,
+    sha256_of,
+)
+from moodfuse.extract.networks.hubs.huggingface_cache import find_file
+from moodfuse.extract.networks.registry import (
+    PRETRAINED,
+    AudioPreprocessing,
+    Interpolation,
+    NetworkSpec,
+    Preprocessing,
+    VideoPreprocessing,
+    preprocessing_from_record,
+)
+from moodfuse.extract.networks.weights.files import WeightsError
+from moodfuse.extract.networks.weights.load import WeightsFacts
+from moodfuse.extract.networks.weights.published import KnownWeights
+
+CONFIG = "config.json"
+PROCESSOR = "preprocessor_config.json"
+INDEX = f"{SAFETENSORS}.index.json"
+"""Lists the files of weights that are split."""
+_PLAIN_PROCESSORS = tuple(
+    f"{kind}ImageProcessor" for kind in ("BiT", "Bit", "CLIP", "DeiT", "Siglip", "VideoMAE", "ViT")
+)
+"""Image processors that resize, crop and normalise, and do nothing else."""
+_FILTERS: dict[int, Interpolation] = {2: "bilinear uint8", 3: "bicubic uint8"}  # by Pillow's number
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A kind of models: what it takes, and what of its output is the embedding.
+
+    `takes` is ``frames`` (each frame alone), ``clip``, ``waveform`` or ``spectrogram``. The embedding is the
+    output `pooled`: ``pooler_output``, or the ``first`` or the ``mean`` of the last hidden state. That of an
+    image or of a piece of audio is then averaged over the clip.
+    """
+
+    cls: str  # of transformers
+    takes: Literal["frames", "clip", "waveform", "spectrogram"]
+    pooled: Literal["pooler_output", "first", "mean"]
+
+
+MODELS = {
+    "clip_vision_model": HubModel("CLIPVisionModel", "frames", "pooler_output"),
+    "siglip_vision_model": HubModel("SiglipVisionModel", "frames", "pooler_output"),
+    "dinov2": HubModel("Dinov2Model", "frames", "pooler_output"),
+    "vit": HubModel("ViTModel", "frames", "first"),
+    "videomae": HubModel("VideoMAEModel", "clip", "mean"),
+    "timesformer": HubModel("TimesformerModel", "clip", "first"),
+    "wav2vec2": HubModel("Wav2Vec2Model", "waveform", "mean"),
+    "hubert": HubModel("HubertModel", "waveform", "mean"),
+    "wavlm": HubModel("WavLMModel", "waveform", "mean"),
+    "audio-spectrogram-transformer": HubModel("ASTModel", "spectrogram", "pooler_output"),
+}
+"""Kinds of models by the ``model_type`` of their config."""
+_VISION_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+"""Models of images and texts to the part that encodes images."""
+
+
+# Architectures
+
+
+def hub_spec(name: str, architecture: str = "") -> NetworkSpec:
+    """The spec of a model from its architecture, which `checkpoint_facts` reads from its folder."""
+    if not architecture:
+        raise InputError(f"{name}: only its checkpoint says what network it is; give --weights {name}=FOLDER")
+    return _cached_spec(name, architecture)
+
+
+@lru_cache(32)
+def _cached_spec(name: str, architecture: str) -> NetworkSpec:
+    values = json.loads(architecture)
+    model, config = _read_config(name, values["config"])
+    preprocessing = preprocessing_from_record(values["preprocessing"])
+    is_audio = isinstance(preprocessing, AudioPreprocessing)
+    return NetworkSpec(
+        name=name,
+        modality="audio" if is_audio else "video",
+        factory=f"{__name__}:{'HubFrames' if model.takes == 'frames' else 'HubClip'}",
+        preprocessing=preprocessing,
+        embedding_width=config.hidden_size,
+        frozen_width=config.hidden_size,
+        activation_width=config.hidden_size,
+        default_depth="frozen",
+        min_crop_s=1.0 if is_audio else None,
+        architecture=architecture,
+    )
+
+
+def _read_config(name: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
+    """The kind of a model and its config as an object of transformers."""
+    kind = str(values.get("model_type"))
+    if kind not in MODELS:
+        if "auto_map" in values:
+            raise InputError(f"{name}: needs code of its repository, which moodfuse does not run")
+        raise UnknownNameError("model_type", kind, [*MODELS, *_VISION_OF])
+    model = MODELS[kind]
+    # Names that begin with "_", and those of attention and quantisation, choose code that may be downloaded.
+    settings = {
+        key: value
+        for key, value in values.items()
+        if not key.startswith("_") and not key.endswith(("_implementation", "_config", "auto_map"))
+    }
+    settings.pop("model_type")
+    return model, transformers.AutoConfig.for_model(kind, **settings)
+
+
+def _read_architecture(name: str, folder: Path) -> str:
+    """The architecture of the model in a folder: its config, and how its input is made."""
+    values = _read_json(folder / CONFIG)
+    if (kind := _VISION_OF.get(str(values.get("model_type")))) is not None:
+        values = {**values["vision_config"], "model_type": kind}
+    model, config = _read_config(name, values)
+    volatile = ("architectures", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
+    values = {key: value for key, value in values.items() if key not in volatile}
+    preprocessing: Preprocessing
+    front_end: dict[str, Any] = {}
+    if model.takes in ("frames", "clip"):
+        preprocessing = _read_image_processor(
+            name, folder, config.num_frames if model.takes == "clip" else 32
+        )
+    else:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        preprocessing = AudioPreprocessing()
+        if extractor.sampling_rate != preprocessing.sample_rate_hz:
+            raise InputError(
+                f"{name}: takes audio at {extractor.sampling_rate} Hz, and moodfuse keeps audio at "
+                f"{preprocessing.sample_rate_hz} Hz"
+            )
+        front_end["normalised"] = bool(extractor.do_normalize)
+        if model.takes == "spectrogram":
+            keys = ("num_mel_bins", "max_length", "mean", "std")
+            front_end |= {key: getattr(extractor, key) for key in keys}
+    return canonical_json(
+        {"config": values, "preprocessing": preprocessing.as_record(), "front_end": front_end}
+    )
+
+
+def _read_image_processor(name: str, folder: Path, frames: int) -> VideoPreprocessing:
+    """The preprocessing of the image processor in a folder."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    kind = type(processor).__name__.removesuffix("Fast")
+    if kind not in _PLAIN_PROCESSORS or processor.resample not in _FILTERS or not processor.do_resize:
+        raise InputError(
+            f"{name}: cannot make its input: {kind} with resample {processor.resample}; expected one of "
+            f"{', '.join(_PLAIN_PROCESSORS)} that resizes by a bilinear or bicubic filter"
+        )
+    size = dict(processor.size)
+    short_side_px = size.get("shortest_edge")
+    hw = None if short_side_px else (size["height"], size["width"])
+    crop = dict(processor.crop_size if processor.do_center_crop else size)
+    if not crop.get("height") or crop["height"] != crop["width"]:
+        raise InputError(f"{name}: its input is not a square: size {size}, crop {crop}")
+    mean, std = processor.image_mean, processor.image_std
+    return VideoPreprocessing(
+        crop_px=crop["height"],
+        frames=frames,
+        resize_short_side_px=short_side_px,
+        resize_hw=hw,
+        interpolation=_FILTERS[processor.resample],
+        scale=processor.rescale_factor if processor.do_rescale else 1.0,
+        mean=tuple(mean) if processor.do_normalize else (0.0, 0.0, 0.0),
+        std=tuple(std) if processor.do_normalize else (1.0, 1.0, 1.0),
+    )
+
+
+# Checkpoints
+
+
+def known_weights(name: str) -> dict[str, KnownWeights]:
+    """None: the weights of a repository are found by its name."""
+    return {}
+
+
+def checkpoint_facts(name: str, weights: str) -> WeightsFacts:
+    """Facts of a folder, or of a repository, ``NAME[@REVISION]``, in the cache of Hugging Face."""
+    folder = Path(weights)
+    if not folder.is_dir():
+        repository = name.removeprefix("hf:").replace("--", "/") if weights == PRETRAINED else weights
+        folder = _find_repository(name, *repository.split("@", 1))
+    files = _weights_files(folder)
+    for file in files:
+        check_safetensors(file)
+    sums = [sha256_of(file) for file in files]
+    architecture = _cached_architecture(name, folder, (folder / CONFIG).stat().st_mtime_ns)
+    preprocessing = preprocessing_from_record(json.loads(architecture)["preprocessing"])
+    sha256 = sums[0] if len(sums) == 1 else digest(sums)
+    return WeightsFacts(folder, sha256, "transformers", preprocessing, architecture=architecture)
+
+
+@lru_cache(32)
+def _cached_architecture(name: str, folder: Path, mtime_ns: int) -> str:
+    return _read_architecture(name, folder)
+
+
+def _find_repository(name: str, repository: str, revision: str | None = None) -> Path:
+    """The folder of a repository in the cache of Hugging Face, downloaded if it is not there."""
+    config = find_file(repository, CONFIG, name=name, revision=revision)
+    find_file(repository, PROCESSOR, name=name, revision=revision)
+    try:
+        find_file(repository, SAFETENSORS, name=name, revision=revision)
+    except WeightsError as without_one_file:
+        try:
+            index = find_file(repository, INDEX, name=name, revision=revision)
+        except WeightsError:
+            raise without_one_file from None
+        for file in sorted(set(_read_json(index)["weight_map"].values())):
+            find_file(repository, file, name=name, revision=revision)
+    return config.parent
+
+
+def _weights_files(folder: Path) -> list[Path]:
+    """The weights files of a folder."""
+    for file in (CONFIG, PROCESSOR):
+        if not (folder / file).is_file():
+            raise WeightsError(f"{folder}: has no {file}; expected the files of a repository of Hugging Face")
+    if (folder / SAFETENSORS).is_file():
+        return [folder / SAFETENSORS]
+    if (folder / INDEX).is_file():
+        return [folder / file for file in sorted(set(_read_json(folder / INDEX)["weight_map"].values()))]
+    raise WeightsError(
+        f"{folder}: has no {SAFETENSORS}, the only format that is read here, as it holds no code; expected "
+        "the files of a repository of Hugging Face"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as JSON ({error})") from error
+    return values
+
+
+# Networks
+
+
+class HubEncoder(HubNetwork):
+    """An encoder of transformers."""
+
+    def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
+        values = json.loads(spec.architecture)
+        self.model, config = _read_config(spec.name, values["config"])
+        self.front_end: dict[str, Any] = values["front_end"]
+        super().__init__(spec, num_classes, _build_body(self.model, config))
+
+    def pool(self, output: Any) -> Tensor:
+        """The embedding ``[N, hidden_size]`` of an output of the body."""
+        if self.model.pooled == "pooler_output":
+            pooled: Tensor = output.pooler_output
+            return pooled
+        hidden: Tensor = output.last_hidden_state
+        return hidden[:, 0] if self.model.pooled == "first" else hidden.mean(dim=1)
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Load the weights of a folder; layers of a task that stand on the encoder are not loaded."""
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            body, report = type(self.body).from_pretrained(  # type: ignore[attr-defined]
+                path,
+                config=self.body.config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **_options(self.model),
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise WeightsError(f"{path}: not weights of {self.spec.name}: {str(error)[:500]}") from error
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+        if missing := sorted(report["missing_keys"]):
+            raise WeightsError(f"{path}: {len(missing)} arrays are missing, such as {missing[0]}")
+        self.body.load_state_dict(body.state_dict())
+
+
+class HubFrames(HubEncoder, FrameNetwork):
+    """An image encoder on each frame of a clip."""
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features ``[N, hidden_size]`` of images ``[N, 3, S, S]``."""
+        return self.pool(self.body(pixel_values=images))
+
+
+class HubClip(HubEncoder):
+    """A video encoder on the frames, or an audio encoder on the waveform, of a clip."""
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """Features ``[N, hidden_size]``, float32, of ``[N, 3, T, S, S]`` or ``[N, samples]``."""
+        if self.model.takes == "clip":
+            return self.pool(self.body(pixel_values=x.transpose(1, 2))).float()
+        if self.model.takes == "spectrogram":
+            pieces = self._spectrograms(x)
+            return self.pool(self.body(pieces)).float().unflatten(0, (len(x), -1)).mean(dim=1)
+        if self.front_end["normalised"]:
+            x = (x - x.mean(dim=1, keepdim=True)) / (x.var(dim=1, keepdim=True, correction=0) + 1e-7).sqrt()
+        return self.pool(self.body(x)).float()
+
+    def _spectrograms(self, x: Tensor) -> Tensor:
+        """Log-mel spectrograms ``[N * pieces, max_length, mels]`` as of `ASTFeatureExtractor`.
+
+        A waveform is cut into pieces of as many hops of 10 ms as the model takes; short ones are padded.
+        """
+        settings = self.front_end
+        spectrograms = []
+        for piece in (piece for waveform in x for piece in waveform.split(settings["max_length"] * 160)):
+            bands = torchaudio.compliance.kaldi.fbank(
+                piece[None].float(),
+                sample_frequency=16_000,
+                window_type="hanning",
+                num_mel_bins=settings["num_mel_bins"],
+            )
+            padding = settings["max_length"] - len(bands)
+            spectrograms.append(nn.functional.pad(bands, (0, 0, 0, padding))[: settings["max_length"]])
+        stacked = torch.stack(spectrograms)
+        return (stacked - settings["mean"]) / (settings["std"] * 2) if settings["normalised"] else stacked
+
+
+def _options(model: HubModel) -> dict[str, Any]:
+    """Options of a model's class: without a pooling layer that is not used, and may have no weights."""
+    return {"add_pooling_layer": False} if model.cls == "ViTModel" else {}
+
+
+def _build_body(model: HubModel, config: Any) -> nn.Module:
+    body: nn.Module = getattr(transformers, model.cls)(config, **_options(model))
+    return body

@@ -1,0 +1,30 @@
+"""Find files of Hugging Face repositories in the local cache, or download them into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moodfuse.extract.networks.weights.files import WeightsError
+
+
+def find_file(repository: str, file: str, *, name: str, revision: str | None = None) -> Path:
+    """A file of a repository, for the network `name`; downloaded if it is not in the cache.
+
+    Raises `WeightsError`, which says what to download, if it is not there and cannot be downloaded.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError):
+        pass  # not in the cache
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except (ValueError, OSError) as error:  # the errors of huggingface_hub and of its requests
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise WeightsError(
+            f"{name}: {file} of https://huggingface.co/{repository} is not in {constants.HF_HUB_CACHE} and "
+            f"cannot be downloaded ({reason}); run `hf download {repository}` where there is a network and "
+            f"copy that folder, or give --weights {name}=FILE|FOLDER"
+        ) from error

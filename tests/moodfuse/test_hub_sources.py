@@ -1,0 +1,68 @@
+"""Networks of hubs go through all stages: tuning at depth head, fusion, export, prediction elsewhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_models import (
+    add_tiny_bundle,
+    save_huggingface,
+    save_timm,
+    save_tiny_bundle,
+    save_torchvision,
+)
+
+from moodfuse.model.model import Model
+
+FAMILIES: dict[str, Callable[[Path], object]] = {
+    "torchvision:shufflenet_v2_x0_5": lambda folder: save_torchvision("shufflenet_v2_x0_5", folder)[1],
+    "timm:test_vit.r160_in1k": lambda folder: save_timm("test_vit.r160_in1k", folder)[1],
+    "hf:clip": lambda folder: save_huggingface("clip", folder) and folder,
+    "hf:dinov2": lambda folder: save_huggingface("dinov2", folder) and folder,
+    "hf:siglip": lambda folder: save_huggingface("siglip", folder) and folder,
+    "hf:videomae": lambda folder: save_huggingface("videomae", folder) and folder,
+    "hf:wavlm": lambda folder: save_huggingface("wavlm", folder) and folder,
+    "hf:ast": lambda folder: save_huggingface("ast", folder) and folder,
+    "torchaudio:TINY": save_tiny_bundle,
+}
+"""Source to what saves its checkpoint in a folder and returns the path."""
+ROOT = Path(__file__).resolve().parents[2]
+WITH_TINY_BUNDLE = """
+import sys
+from hub_models import add_tiny_bundle
+from moodfuse.cli import main
+add_tiny_bundle()
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("source", FAMILIES)
+def test_a_network_of_a_hub_goes_through_all_stages(
+    source: str, export: Callable[..., Path], dataset: Path, tmp_path: Path
+) -> None:
+    """Its head is tuned and fused; a new process labels a file without cache and checkpoint."""
+    (tmp_path / "download").mkdir()
+    if source.startswith("torchaudio:"):  # the models of torchaudio take seconds a clip
+        add_tiny_bundle()
+    model = export(source, tmp_path, FAMILIES[source](tmp_path / "download"))
+    shutil.rmtree(tmp_path / "download")
+    file = str(next((dataset / "clips").rglob("*.mp4")))
+    expected = Model.load(model).predict_proba([file])[0]
+    assert np.ptp(expected) > 0
+    moved = shutil.copytree(model, tmp_path / "elsewhere" / "model")
+    command = [sys.executable, "-m", "moodfuse"]
+    if source.startswith("torchaudio:"):
+        command[1:] = ["-c", WITH_TINY_BUNDLE]
+    command += ["predict", "--model", str(moved), file, "--format", "jsonl"]
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests/extract")))
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    predicted = list(json.loads(done.stdout)["probabilities"].values())
+    np.testing.assert_allclose(predicted, expected, atol=1e-6)
