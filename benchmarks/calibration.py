@@ -288,7 +288,7 @@ def print_run(path: Path) -> int:
             limits.append(limit)
     above = sum(shift > limit for shift, limit in zip(shifts, limits, strict=True))
     print(
-        f"{run.name}, {len(shifts)} results of fitted heads: median shift {np.median(shifts):.1f} points, of a "
+        f"{run.name}, {len(shifts)} results of fitted heads: median shift {np.median(shifts):.1f}, of a "
         f"calibrated model up to {np.median(limits):.1f}; above that: {above}"
     )
     return above

@@ -1,11 +1,11 @@
-"""Coverage of intervals, error rate of the paired test, and bias of the corrected best, by simulation.
+"""Coverage of intervals, error rate of `evaluate.compare`, bias of the corrected best, by simulation.
 
 Usage: coverage.py [DATA_SETS]; default: 2000 a setting. Prints one table; exits 1 if a bar is missed.
 
 Accuracy and macro F1: six classes, a label right with the chance stated, else any other; two clips of a group
 are equally right or wrong with a correlation of 0.5. Unequal groups: the same, accuracy alone, as macro F1
 has no known truth where one group fills a class. Few groups: logits with normal noise, half of it the group's
-where a group has two clips. Selection: 60 results whose errors are correlated by 0.6.
+where a group has two clips. Selection by log loss: 60 results whose errors are correlated by 0.6.
 """
 
 import sys
@@ -17,7 +17,7 @@ import numpy as np
 
 from moodfuse.evaluate.intervals import SIMULATED, bootstrap_intervals, interval, resample_groups
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.paired import paired_tests
+from moodfuse.evaluate.scoring import compare
 from moodfuse.evaluate.selection import select_and_test
 
 CLASSES = 6
@@ -173,23 +173,22 @@ def few_groups_rows(sets: int) -> Iterator[Row]:
 
 
 def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
-    """False positives of one uncorrected test, and coverage, for two equally good results."""
-    random = np.random.default_rng(2)
-    labels, drawn = layout.labels, resample_groups(layout.member, draws=draws)
+    """False positives of `compare`, and coverage, for two equally good results."""
+    random, labels = np.random.default_rng(2), layout.labels
     wrong = held = 0
     for _ in range(sets):
         common, same = right_answers(layout, truth, random), random.random(len(labels)) < CORRELATION
         own = [np.where(same, common, right_answers(layout, truth, random)) for _ in range(2)]
-        table = {name: answers(labels, right, random) for name, right in zip("ab", own, strict=True)}
-        (test,) = paired_tests(labels, table, drawn, pairs=[("a", "b", "mean")])
-        wrong += test.p_value < 0.05
-        held += test.interval.low <= 0 <= test.interval.high
+        first, second = (answers(labels, right, random) for right in own)
+        difference = compare(labels, first, second, layout.member.tolist(), draws=draws)
+        wrong += difference.p_value < 0.05
+        held += difference.accuracy_ci95.low <= 0 <= difference.accuracy_ci95.high
     yield Row(f"paired, accuracy {truth}, {layout}: false positives", wrong / sets, "up to 0.06", 0.0, 0.06)
     yield Row(f"paired, accuracy {truth}, {layout}: coverage", held / sets)
 
 
 def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Whether each of R results is right, float64 [N, R]: correlated by 0.6, and by 0.5 in a group."""
+    """Margins [N, R] of R results, right where positive: correlated by 0.6, and by 0.5 in a group."""
     from scipy.special import ndtri
 
     def noise(*shape: int) -> np.ndarray:
@@ -200,20 +199,20 @@ def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator
         return np.asarray(np.sqrt(1 - CORRELATION) * own + np.sqrt(CORRELATION) * shared)
 
     z = np.sqrt(0.6) * noise()[:, None] + np.sqrt(0.4) * noise(len(truths))
-    return np.asarray(z < ndtri(truths), dtype=np.float64)
+    return np.asarray(ndtri(truths) - z)
 
 
 def selection_rows(
     layout: Layout, truths: np.ndarray, name: str, sets: int, draws: int = 300
 ) -> Iterator[Row]:
-    """Mean error of the corrected accuracy of the best, the same uncorrected, and its coverage."""
+    """Mean error of the corrected accuracy of the best result, the same uncorrected, and its coverage."""
     random = np.random.default_rng(3)
     drawn = resample_groups(layout.member, draws=draws)
     off, naive, held = [], [], 0
     for _ in range(sets):
-        right = many_results(layout, truths, random)
-        loss = 1 - right + 0.01 * random.random(right.shape)
-        best = min(range(len(truths)), key=lambda index: (-right[:, index].sum(), loss[:, index].sum()))
+        margins = many_results(layout, truths, random)
+        right, loss = (margins > 0).astype(np.float64), np.log1p(np.exp(-2 * margins))
+        best = int(loss.sum(axis=0).argmin())
         trial = select_and_test(right, loss, drawn)
         off.append(trial.corrected - truths[best])
         naive.append(right[:, best].mean() - truths[best])

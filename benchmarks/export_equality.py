@@ -94,7 +94,7 @@ def main(clips: Path, pattern: str) -> int:
         )
         for result in five.results:
             target = folder / result.name.replace(" ", "-")
-            export = ["--export", result.name, "--model", target]
+            export = ["--export", result.name, "--force", "--model", target]
             moodfuse("fuse", "--cache", work, "--run", "five", *export)
             probabilities = Model.load(target).predict_proba(files, jobs=2)
             scored = next(scored for scored in six.results if scored.name == result.name)

@@ -120,7 +120,8 @@ def stages(data: Path, folder: Path, device: str) -> int:
     moodfuse("fuse", "--cache", caches[0], "--combine", "+".join(names), "--head", "softmax")
     moodfuse("evaluate", "--cache", caches[0])
     result = f"{'+'.join(sorted(names))} softmax logits"
-    moodfuse("fuse", "--cache", caches[0], "--run", "run-1", "--export", result, "--model", folder / "model")
+    export = ("--export", result, "--force", "--model", folder / "model")
+    moodfuse("fuse", "--cache", caches[0], "--run", "run-1", *export)
     found = labels(data, folder, device)
     print(f"predict on {device}: {len(found)} files, all labelled")
     off = float(np.abs(found - labels(data, folder, "cpu")).max())

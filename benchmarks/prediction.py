@@ -105,7 +105,8 @@ def main(clips: Path, count: int) -> int:
         moodfuse("fuse", "--cache", folder / "work", "--combine", combine, "--head", "softmax")
         result = f"{'+'.join(sorted(SOURCES))} softmax logits"
         model = folder / "model"
-        moodfuse("fuse", "--cache", folder / "work", "--run", "run-1", "--export", result, "--model", model)
+        export = ("--export", result, "--force", "--model", model)
+        moodfuse("fuse", "--cache", folder / "work", "--run", "run-1", *export)
         predict_s = moodfuse("predict", "--model", model, data, "--output", folder / "out.jsonl")
         print(f"{len(list(data.rglob('*.mp4')))} files: extract {extract_s:.1f} s, predict {predict_s:.1f} s")
         exceeded += check("predict / extract --tune frozen", predict_s / extract_s, most=MAX_RATIO)

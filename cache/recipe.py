@@ -85,7 +85,8 @@ class Recipe:
     source : str
         Its name in the cache; not part of the digest.
     weights : str
-        ``"random"``, or SHA-256 of the pretrained weights' file and of the choices made from it.
+        SHA-256 of the pretrained weights' file and of the choices made from it; ``"random"`` without a file,
+        ``"none"`` for a network without weights.
     preprocessing : str
         Canonical JSON.
     depth : str

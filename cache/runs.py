@@ -107,6 +107,9 @@ class Run:
     class_weight : str
         Class weights of the heads, ``"none"`` or ``"balanced"``; empty in runs of older versions, whose heads
         were balanced and not corrected for it.
+    modalities : tuple of (source, str)
+        The modality that each source reads, ``"sound"`` or ``"picture"``, where it is known: not that of
+        imported features, nor in runs of older versions.
     """
 
     name: str
@@ -127,6 +130,7 @@ class Run:
     commands: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     class_weight: str = ""
+    modalities: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moodfuse.cache.audits import Audit
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.name_series import find_name_series, summarise_name_series
 from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
 from moodfuse.evaluate import metrics
 from moodfuse.evaluate.intervals import (
@@ -27,15 +28,16 @@ from moodfuse.evaluate.metrics import Floats, Labels, ReliabilityBin
 from moodfuse.evaluate.paired import (
     MEAN_HEAD,
     Inflation,
-    Pair,
-    PairedTest,
+    PairedDifference,
     SourceImportance,
+    baseline_pairs,
     measure_inflation,
-    paired_tests,
+    paired_differences,
     source_importance,
 )
+from moodfuse.evaluate.planned import PlannedTest, planned_tests
 from moodfuse.evaluate.scoring import Score, score_resamples
-from moodfuse.evaluate.selection import BestEstimate, estimate_best
+from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
 TEST = "test"
 """Protocol of a run whose clips are a test set that one model predicted."""
@@ -94,22 +96,28 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RepeatedScore:
-    """Mean accuracy over all folds of several plans, with the standard deviation of the plans."""
+    """Mean accuracy over all folds of several plans, with the standard deviation of the plans.
+
+    `log_loss` is the mean over all clips and plans.
+    """
 
     repeats: int
     accuracy: float
     spread: float
     ci95: Interval
+    log_loss: float
 
 
 @dataclass(frozen=True)
 class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
-    `complete` is the score over the clips with all modalities; `None` if every clip has them.
+    `rank` is its sort key, the best first. `complete` is the score over the clips with all modalities; `None`
+    if every clip has them.
     """
 
     result: Result
+    rank: Rank
     score: Score
     per_fold: tuple[FoldScore, ...]
     per_class: tuple[ClassScore, ...]
@@ -127,29 +135,28 @@ class ResultScore:
         """Whether a head reads several sources."""
         return len(self.result.sources) > 1
 
-    @property
-    def rank(self) -> tuple[float, float, str]:
-        """Sort key: higher accuracy first, ties by log loss, then by name."""
-        return -self.score.accuracy, self.score.log_loss, self.result.name
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap."""
+    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap.
+
+    `planned` are the tests of a few questions, `paired` the exploratory differences of all other pairs.
+    """
 
     run: Run
     scored: tuple[ResultScore, ...]
     draws: int
     seed: int
     headline: BestEstimate | None = None
-    paired: tuple[PairedTest, ...] = ()
+    planned: tuple[PlannedTest, ...] = ()
+    paired: tuple[PairedDifference, ...] = ()
     importance: tuple[SourceImportance, ...] = ()
     inflation: Inflation | None = None
     audit: Audit | None = None
 
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
-        """All results, the best first: by accuracy, ties by log loss, then by name."""
+        """All results, the best first: by log loss over all fold plans, see `rank_result`."""
         return tuple(sorted(self.scored, key=lambda scored: scored.rank))
 
     @property
@@ -199,6 +206,7 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Limitations of the numbers, the most serious first."""
         effective = effective_groups(self.run.groups)
+        series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
         leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
         defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
@@ -210,12 +218,13 @@ class Evaluation:
             leaky if self.marker else None,
             None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
+            None if self.run.protocol == TEST else summarise_name_series(series),
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
-            "the best single source was selected on these same clips, which makes the tests against it "
-            "conservative"
-            if any(test.baseline == "best single source" for test in self.paired)
+            "the best single source was selected on these same clips, so the exploratory differences of "
+            "fusions from it are too low"
+            if any(pair.baseline == "best single source" for pair in self.paired)
             else None,
             f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
             f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, "
@@ -257,11 +266,14 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     scored = tuple(score_results(run, resamples, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = estimate_best(labels, table, resamples) if len(table) > 1 else None
-    paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
+    headline = estimate_best(labels, run.results, resamples) if len(run.results) > 1 else None
+    planned = planned_tests(run, labels, resamples)
+    single = min((one for one in scored if not one.is_fusion), key=lambda one: one.rank, default=None)
+    pairs = baseline_pairs(run.results, best_single=single.result.name if single else None)
+    paired = paired_differences(labels, table, resamples, pairs=pairs)
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
-    return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
+    return Evaluation(run, scored, draws, seed, headline, planned, paired, importance, inflation)
 
 
 def run_labels(run: Run) -> Labels:
@@ -282,6 +294,7 @@ def score_results(run: Run, resamples: GroupResamples, *, seed: int) -> Iterator
         values = result.probabilities
         yield ResultScore(
             result=result,
+            rank=rank_result(labels, result),
             score=score_resamples(labels, values, resamples, classes=run.classes),
             per_fold=tuple(
                 _fold_score(fold, labels[folds == fold], values[folds == fold])
@@ -344,7 +357,7 @@ def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int
 
 
 def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
-    """Accuracy over the folds of several plans, with an interval that allows for overlapping training sets.
+    """Scores over the folds of several plans, with an interval that allows for overlapping training sets.
 
     The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
     n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
@@ -371,26 +384,5 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
         accuracy=float(mean),
         spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
         ci95=ci95,
+        log_loss=float(np.mean([metrics.log_loss(labels, table) for table in probabilities])),
     )
-
-
-def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """Pairs to test: fusions against the best result on one source, heads against the mean of their sources.
-
-    The mean of one source is its network's own result.
-    """
-    pairs: list[Pair] = []
-    single = [one for one in scored if not one.is_fusion]
-    if single:
-        best = min(single, key=lambda one: one.rank).result.name
-        pairs += [(one.result.name, best, "best single source") for one in scored if one.is_fusion]
-    means = {
-        one.result.sources: one.result.name
-        for one in scored
-        if one.is_network or (one.is_fusion and (one.result.head, one.result.level) == MEAN_HEAD)
-    }
-    for one in scored:
-        mean = means.get(one.result.sources, one.result.name)
-        if mean != one.result.name:
-            pairs.append((one.result.name, mean, "mean"))
-    return pairs

@@ -89,6 +89,7 @@ class Scale:
 
 
 PROPORTION, DIFFERENCE = Scale(0.0, 1.0), Scale(-1.0, 1.0)
+LOSS_DIFFERENCE = Scale(-MAX_LOSS, MAX_LOSS)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Differences of accuracy on the same clips: tests, contributions of sources, inflation of a leaky run.
+"""Differences of accuracy on the same clips: pairs of results, contributions of sources, a leaky run.
 
-The test is a sign-flip permutation test over groups: if two results are equally good, the sign of
-the difference in a group is exchangeable (Good 2005, Permutation, Parametric and Bootstrap Tests of
-Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The distribution over all 2**G flips
-is computed exactly. Several tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
+The pairs of a run are compared by intervals alone; `evaluate.planned` tests a few questions. The test of two
+classifiers that `evaluate.compare` uses is a sign-flip permutation test over groups: if both are equally
+good, the sign of the difference in a group is exchangeable (Good 2005, Permutation, Parametric and Bootstrap
+Tests of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The distribution over all
+2**G flips is computed exactly.
 
 The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307):
 the mean, over all orders of adding the sources, of the accuracy that it adds. With no source at all, each
@@ -19,21 +20,15 @@ from typing import Literal
 import numpy as np
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.runs import NETWORK, Run
+from moodfuse.cache.runs import NETWORK, Result, Run
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, Interval, mean_intervals, resample_groups
 from moodfuse.evaluate.metrics import Floats, Labels, is_correct
 
-LEVEL = 0.05
-"""Significance level of the tests."""
-MIN_P = 0.001
-"""Smaller p-values are not written out."""
 _RESOLUTION = 1e-12
 MAX_SOURCES = 8
 """Larger sets of sources have no Shapley values."""
 MEAN_HEAD = ("mean", "logits")
 """Head and level whose result on one source is the network's own."""
-Verdict = Literal["better", "worse", "cannot tell"]
-"""``cannot tell``: no significant difference. The values are part of the schema of `metrics.json`."""
 Baseline = Literal["best single source", "mean"]
 Pair = tuple[str, str, Baseline]
 Key = tuple[tuple[str, ...], str, str]
@@ -41,8 +36,8 @@ Subset = frozenset[str]
 
 
 @dataclass(frozen=True)
-class PairedTest:
-    """Accuracy of one result minus that of a baseline on the same clips.
+class PairedDifference:
+    """Accuracy of one result minus that of a baseline on the same clips, with its 95 % interval.
 
     The baseline is the best result that reads one source, or the mean head on the same sources, which for one
     source is the network's own result.
@@ -53,53 +48,39 @@ class PairedTest:
     baseline: Baseline
     difference: float
     interval: Interval
-    p_value: float
-    p_holm: float
-    verdict: Verdict
-
-    @property
-    def sentence(self) -> str:
-        """The outcome in words."""
-        low, high = self.interval.ends
-        outcome = {
-            "better": f"is better than {self.against}",
-            "worse": f"is worse than {self.against}",
-            "cannot tell": f"against {self.against}: no significant difference",
-        }[self.verdict]
-        ends = (
-            f"95 % CI {self.interval.shown('+.1f', scale=100)}"
-            if self.interval.known
-            else "no interval: one group holds all or most clips"
-        )
-        uncorrected = self.verdict == "cannot tell" and (low > 0 or high < 0)
-        remark = "; the interval is not corrected for the number of comparisons" if uncorrected else ""
-        return (
-            f"{self.result} {outcome} ({100 * self.difference:+.1f} points, {ends}, "
-            f"{format_p(self.p_holm)}, Holm-corrected{remark})"
-        )
 
 
-def paired_tests(
+def paired_differences(
     labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples, *, pairs: Sequence[Pair]
-) -> tuple[PairedTest, ...]:
-    """Test the difference of accuracy of each pair; all tests share the draws and one correction.
-
-    `table` holds probabilities [N, C] by the names of results. The groups of `resamples` are the units of the
-    tests.
-    """
+) -> tuple[PairedDifference, ...]:
+    """Difference of accuracy of each pair; `table` holds probabilities [N, C] by the names of results."""
     if not pairs:
         return ()
     correct = {name: is_correct(labels, values) for name, values in table.items()}
     gains = np.stack([correct[result] - correct[against] for result, against, _ in pairs], axis=1)
-    p_values = np.array([sign_flip_p(column) for column in resamples.group_sums(gains).T])
-    rows = zip(pairs, mean_intervals(gains, resamples), p_values, holm(p_values), strict=True)
-    tests = []
-    for pair, (difference, interval), p, p_holm in rows:
-        verdict: Verdict = "better" if difference > 0 else "worse"
-        if p_holm >= LEVEL:
-            verdict = "cannot tell"
-        tests.append(PairedTest(*pair, difference, interval, float(p), float(p_holm), verdict))
-    return tuple(tests)
+    rows = zip(pairs, mean_intervals(gains, resamples), strict=True)
+    return tuple(PairedDifference(*pair, *difference) for pair, difference in rows)
+
+
+def baseline_pairs(results: Sequence[Result], *, best_single: str | None) -> list[Pair]:
+    """Pairs to show: fusions against the best result on one source, heads against the mean of their sources.
+
+    The mean of one source is its network's own result.
+    """
+    pairs: list[Pair] = []
+    if best_single is not None:
+        fusions = (one for one in results if len(one.sources) > 1)
+        pairs += [(one.name, best_single, "best single source") for one in fusions]
+    means = {
+        one.sources: one.name
+        for one in results
+        if one.head == NETWORK or (len(one.sources) > 1 and (one.head, one.level) == MEAN_HEAD)
+    }
+    for one in results:
+        mean = means.get(one.sources, one.name)
+        if mean != one.name:
+            pairs.append((one.name, mean, "mean"))
+    return pairs
 
 
 def sign_flip_p(surplus: Floats) -> float:
@@ -121,22 +102,6 @@ def sign_flip_p(surplus: Floats) -> float:
     distribution = np.fft.fft(wave).real / len(angles)
     beyond = float(distribution[observed : len(angles) - observed + 1].sum())
     return min(max(beyond, _RESOLUTION), 1.0)
-
-
-def holm(p_values: Floats) -> Floats:
-    """P-values [P] corrected for their number (Holm 1979)."""
-    order = np.argsort(p_values, kind="stable")
-    raised = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(raised, 1.0)
-    return corrected
-
-
-def format_p(value: float) -> str:
-    """A p-value with two significant digits, such as ``"p = 0.048"``, never 0."""
-    if value < MIN_P:
-        return f"p < {MIN_P}"
-    return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
 
 
 @dataclass(frozen=True)

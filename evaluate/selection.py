@@ -1,45 +1,56 @@
-"""The best of many results: its accuracy corrected for the selection, and the results that are not worse.
+"""The best of many results, its accuracy corrected for the selection, and results that are nearly as good.
 
-The maximum of many scores is optimistically biased. Bootstrap bias-corrected cross-validation
-(Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection:
-in each bootstrap resample the best result is selected on the resampled groups and scored on the others. A
-resample selects on 63 % of the groups, so where results differ the estimate is slightly pessimistic. Its
-interval uses the squared standard errors of the selected results, averaged over resamples; where one result
-is far better than all others and many resamples miss it, estimate and interval are too low
-(`benchmarks/coverage.py`).
+The best result is that of least log loss over all fold plans of the run, which is less noisy than accuracy,
+since it uses the probability of each clip. The best of many scores is optimistically biased. Bootstrap
+bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895,
+algorithm 5) repeats the selection: in each bootstrap resample the best result is selected on the resampled
+groups and scored on the others. A resample selects on 63 % of the groups, so where results differ the
+estimate is slightly pessimistic. Its interval uses the squared standard errors of the selected results,
+averaged over resamples; where one result is far better than all others and many resamples miss it, estimate
+and interval are too low (`benchmarks/coverage.py`).
 
-The functions take class indices `labels` [N] and a `table` of one or more results: name -> probabilities [N,
-C].
+In all functions `labels` are class indices [N], and the rows of a result are in the order of the labels.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.intervals import (
-    MAX_LOSS,
+    MIN_GROUPS,
     PROPORTION,
     UNDEFINED,
     GroupResamples,
     Interval,
-    Scale,
     mean_intervals,
     t_interval,
 )
 from moodfuse.evaluate.metrics import Floats, Labels, clip_losses, is_correct
 
 PICKS_SHOWN = 5
-_LOSS_DIFFERENCE = Scale(-MAX_LOSS, MAX_LOSS)
+_DECIMALS = 9
+"""Sums over the same clips in another order differ in their last bits, so scores are rounded to compare."""
+
+
+class Rank(NamedTuple):
+    """Sort key of a result, the best first; log loss and error rate are means over all fold plans."""
+
+    log_loss: float
+    error_rate: float
+    source_count: int
+    name: str
 
 
 @dataclass(frozen=True)
 class BestEstimate:
     """The best of many results, with its optimistic own accuracy and that corrected for the selection.
 
-    `picks` are the results that draws selected most often, five at most, with their fraction of the draws.
+    Accuracies are means over all fold plans. `picks` are the results that draws selected most often, five at
+    most, with their fraction of the draws.
     """
 
     result: str
@@ -59,30 +70,47 @@ class Selection(NamedTuple):
     picks: Labels
 
 
-def estimate_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples) -> BestEstimate:
-    """The best result by accuracy, ties by log loss, then by name; corrected for the selection."""
-    names = sorted(table)
-    correct = np.stack([is_correct(labels, table[name]) for name in names], axis=1)
-    loss = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
-    best = int(_best_columns(correct.sum(axis=0)[None], loss.sum(axis=0)[None])[0])
+def rank_result(labels: Labels, result: Result) -> Rank:
+    """Sort key by which the best result has the least log loss.
+
+    Ties go to higher accuracy, then to fewer sources, then to the name.
+    """
+    loss, correct = _score_clips(labels, result)
+    log_loss, error_rate = round(float(loss.mean()), _DECIMALS), round(float(1 - correct.mean()), _DECIMALS)
+    return Rank(log_loss, error_rate, len(result.sources), result.name)
+
+
+def estimate_best(labels: Labels, results: Sequence[Result], resamples: GroupResamples) -> BestEstimate:
+    """The best of one or more results by `rank_result`, corrected for the selection."""
+    ordered = sorted(results, key=lambda result: rank_result(labels, result)[2:])
+    loss, correct = np.moveaxis(np.array([_score_clips(labels, result) for result in ordered]), 0, -1)
+    best = min(range(len(ordered)), key=lambda index: rank_result(labels, ordered[index]))
     ((accuracy, interval),) = mean_intervals(correct[:, [best]], resamples, PROPORTION)
     selection = select_and_test(correct, loss, resamples)
     picks = Counter(selection.picks.tolist()).most_common(PICKS_SHOWN)
     return BestEstimate(
-        result=names[best],
+        result=ordered[best].name,
         accuracy=accuracy,
         accuracy_ci95=interval,
         corrected=selection.corrected,
         corrected_ci95=selection.interval,
-        candidates=len(names),
-        picks=tuple((names[index], count / len(resamples.counts)) for index, count in picks),
+        candidates=len(ordered),
+        picks=tuple((ordered[index].name, count / len(resamples.counts)) for index, count in picks),
     )
+
+
+def _score_clips(labels: Labels, result: Result) -> tuple[Floats, Floats]:
+    """Log loss of each clip, and whether it is classified correctly, [N] each: means over the fold plans."""
+    plans = [result.probabilities, *(() if result.repeats is None else result.repeats)]
+    loss = np.mean([clip_losses(labels, probabilities) for probabilities in plans], axis=0)
+    return loss, np.mean([is_correct(labels, probabilities) for probabilities in plans], axis=0)
 
 
 def select_and_test(correct: Floats, loss: Floats, resamples: GroupResamples) -> Selection:
     """Select the best result on each draw's groups, and score it on the others.
 
-    `correct` [N, R] is 1 where a result is correct on a clip, else 0; `loss` [N, R] is its log loss.
+    `correct` [N, R] is the fraction of fold plans in which a result is correct on a clip, `loss` [N, R] its
+    log loss; ties of both go to the first column.
     """
     hits, losses = resamples.group_sums(correct), resamples.group_sums(loss)
     sizes = resamples.group_sums(np.ones(len(correct)))
@@ -98,34 +126,52 @@ def select_and_test(correct: Floats, loss: Floats, resamples: GroupResamples) ->
     if resamples.groups < 2 or not len(values):
         return Selection(float("nan"), UNDEFINED, selected)
     corrected = float(values.mean())
-    effective, residual = resamples.effective, hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
-    squared_errors = (residual**2).sum(axis=0) * effective / (effective - 1) / sizes.sum() ** 2
-    error = float(np.sqrt(squared_errors[selected].mean()))
-    return Selection(corrected, t_interval(corrected, error, effective), selected)
+    error = float(np.sqrt((_standard_errors(correct, resamples)[selected] ** 2).mean()))
+    return Selection(corrected, t_interval(corrected, error, resamples.effective), selected)
 
 
 def _best_columns(hits: Floats, losses: Floats) -> Labels:
-    """Column of the most hits in each row of arrays [B, R], ties by loss, then the first."""
-    # Sums over the same clips in another order differ in their last bits, so losses are rounded.
-    ranked = np.where(hits == hits.max(axis=1, keepdims=True), np.round(losses, 9), np.inf)
+    """Column of the least loss in each row of arrays [B, R], ties by hits, then the first."""
+    losses, hits = np.round(losses, _DECIMALS), np.round(hits, _DECIMALS)
+    ranked = np.where(losses == losses.min(axis=1, keepdims=True), -hits, np.inf)
     return np.asarray(ranked.argmin(axis=1))
 
 
-def find_equivalent_results(
-    labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples
-) -> dict[str, float]:
-    """Results that are not significantly worse than that of least log loss, with their loss, sorted by it.
+def _standard_errors(values: Floats, resamples: GroupResamples) -> Floats:
+    """Standard errors over groups of the means of the columns of `values` [N, R]; NaN for too few groups."""
+    effective, sums = resamples.effective, resamples.group_sums(values)
+    if effective < MIN_GROUPS:
+        return np.full(values.shape[1], np.nan)
+    sizes = resamples.group_sums(np.ones(len(values)))
+    residual = sums - sizes[:, None] * sums.sum(axis=0) / sizes.sum()
+    return np.asarray(np.sqrt((residual**2).sum(axis=0) * effective / (effective - 1)) / sizes.sum())
 
-    A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no
-    correction for the number of results, and a result in this set has not been shown to be equivalent.
+
+def find_results_within_one_error(
+    labels: Labels, results: Sequence[Result], resamples: GroupResamples
+) -> tuple[list[Result], float]:
+    """Results whose log loss is within one standard error of the least, the best first, and that error.
+
+    The smallest of them is that of the one-standard-error rule (Breiman, Friedman, Olshen and Stone 1984,
+    Classification and Regression Trees, sec. 3.4.3). The error is that of the best result's log loss over
+    groups, NaN for too few groups; then the best is the only one.
     """
-    names = sorted(table)
-    losses = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
-    means = losses.mean(axis=0)
-    best = int(np.argmin(means))
-    differences = mean_intervals(losses - losses[:, [best]], resamples, _LOSS_DIFFERENCE)
-    return {
-        names[index]: float(means[index])
-        for index in np.argsort(means, kind="stable").tolist()
-        if index == best or not differences[index][1].low > 0
-    }
+    ranks = {result.name: rank_result(labels, result) for result in results}
+    ranked = sorted(results, key=lambda result: ranks[result.name])
+    best = ranked[0]
+    error = float(_standard_errors(_score_clips(labels, best)[0][:, None], resamples)[0])
+    limit = ranks[best.name].log_loss + error
+    return [result for result in ranked if result is best or ranks[result.name].log_loss <= limit], error
+
+
+def class_frequency_loss(labels: Labels, run: Run) -> float:
+    """Log loss of predicting for each clip the frequencies of the classes in the other folds of its plan.
+
+    Mean over all fold plans. Each class counts one clip more than there are, so that none has probability 0.
+    """
+    losses = []
+    for folds in map(np.asarray, (run.folds, *run.repeat_folds)):
+        for fold in np.unique(folds):
+            counts = 1 + np.bincount(labels[folds != fold], minlength=len(run.classes))
+            losses.append(-np.log(counts / counts.sum())[labels[folds == fold]])
+    return float(np.concatenate(losses).mean())

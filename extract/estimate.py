@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.pending import Work
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
@@ -47,6 +48,26 @@ def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tupl
         under = f" under {repeats} fold plans" if repeats > 1 else ""
         cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
         yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
+
+
+def describe_export(without: Sequence[Recipe], *, crossfit: bool) -> str:
+    """Which results can be exported as models, and what --for-export adds.
+
+    `without` are the tuned sources that have no network tuned on all clips. Their models have the networks
+    of the folds, but only where heads were fitted on out-of-sample logits (`crossfit`) or on an embedding
+    that tuning does not change.
+    """
+    needs = {
+        "logits": [] if crossfit else [recipe.source for recipe in without],
+        "embedding": [recipe.source for recipe in without if recipe.embedding_tuned],
+    }
+    limits = [f"at the level of {level} of {', '.join(names)}" for level, names in needs.items() if names]
+    if not limits:
+        return "export: every result of these sources can be exported as a model"
+    return (
+        "export: every result of these sources can be exported as a model, except those "
+        f"{' and '.join(limits)}; add --for-export to export these as well (1 more network per source)"
+    )
 
 
 def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Estimate:

@@ -19,10 +19,15 @@ from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
+from moodfuse.extract.dataset.duplicates import (
+    audit_cache,
+    describe_audit,
+    describe_copies,
+    describe_series,
+)
 from moodfuse.extract.dataset.ingest import DecodeSettings
 from moodfuse.extract.dataset.scan import scan_data
-from moodfuse.extract.estimate import describe_work
+from moodfuse.extract.estimate import describe_export, describe_work
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media_supply import KeptMedia, media_supply, open_source_media
 from moodfuse.extract.pending import Work, find_work
@@ -93,7 +98,10 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         _write_plans(cache, statuses, settings)
         todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
         plan_lines = _plan_lines(cache, before, settings, recipes)
-        for line in (*plan_lines, *_duplicate_lines(cache), *describe_work(todo, settings, cache.classes)):
+        audit_lines = (*_duplicate_lines(cache), *describe_series(cache.clips, settings.group_pattern))
+        for line in (*plan_lines, *audit_lines, _export_line(cache, settings, recipes)):
+            report(line)
+        for line in describe_work(todo, settings, cache.classes):
             report(line)
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0)
@@ -113,10 +121,11 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
 
 def _weights_lines(recipes: Sequence[Recipe], settings: ExtractSettings) -> Iterator[str]:
     """Which weights each source starts from."""
-    for source in (recipe.source for recipe in recipes):
+    for recipe in recipes:
+        source = recipe.source
         if facts := source_weights(source, settings.recipes):
             yield f"{source}: weights {facts}"
-        else:
+        elif recipe.weights == "random":
             yield (
                 f"WARNING {source}: no pretrained weights, so it starts from RANDOM values "
                 f"(--weights {source}=FILE)"
@@ -191,6 +200,17 @@ def _plan_lines(
     crossfit = settings.networks.crossfit and any(recipe.tuning for recipe in recipes)
     if crossfit and not can_cross_fit(plan, clips, settings.networks.modalities):
         yield "some class has no clips left once two folds are held out, so cross-fitting is off"
+
+
+def _export_line(cache: FeatureCache, settings: ExtractSettings, recipes: Sequence[Recipe]) -> str:
+    """Which results can be exported as models afterwards."""
+    choice, without = settings.networks, []
+    for recipe in recipes:
+        everything = cache.training_clips(recipe, ())
+        if everything is not None and not (choice.leaky or cache.has_record(recipe, everything)):
+            without.append(recipe)
+    crossfit = choice.crossfit and can_cross_fit(cache.plan, cache.clips, choice.modalities)
+    return describe_export(without, crossfit=crossfit)
 
 
 def _duplicate_lines(cache: FeatureCache) -> Iterator[str]:

@@ -217,6 +217,8 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     depth = choice.depth_of(source) or table.get("depth", spec.default_depth)
     if depth not in DEPTHS:
         raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(DEPTHS)}")
+    if depth == "full" and not spec.has_weights:
+        raise InputError(f"--tune {source}=full: {spec.name} has no weights to tune; use frozen or head")
     device = resolve_device(choice.device)
     check_precision(choice.precision, device)
     if choice.compile:
@@ -225,7 +227,7 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         source=source,
         network=spec.name,
         network_version=spec.version,
-        weights="random" if facts is None else facts.identity,
+        weights=facts.identity if facts is not None else "random" if spec.has_weights else "none",
         preprocessing=canonical_json((spec if facts is None else facts).preprocessing.as_record()),
         depth=depth,
         tuning=None if depth == "frozen" else _read_tuning(source, depth, table, name, spec),

@@ -163,6 +163,11 @@ def make_run(
         commands=tuple(command for command in commands if command),
         versions=read_library_versions(),
         class_weight=inputs.class_weight or "none",
+        modalities=tuple(
+            (source, recipe.modality)
+            for source, recipe in inputs.recipes.items()
+            if recipe.modality is not None
+        ),
     )
 
 

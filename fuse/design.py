@@ -65,7 +65,8 @@ class InnerFold:
 class DesignMatrix:
     """The features of one outer fold, checked against leaks.
 
-    `x` [N, D] has the sources' columns side by side, a row per clip of the plan. `y` [N] are indices into the
+    `x` [N, D] has the sources' columns side by side, a row per clip of the plan; `widths` are their numbers.
+    `y` [N] are indices into the
     sorted labels `classes`, `HIDDEN` for test rows; `groups` [N] are named by the smallest clip digest in
     them; `test` [N] is which rows are tested, the others train. `out_of_sample` is whether no network behind
     a training row's features saw its label, or one of its group. `inner` is empty where nothing can be
@@ -78,6 +79,7 @@ class DesignMatrix:
     test: Mask
     classes: tuple[str, ...]
     out_of_sample: bool
+    widths: tuple[int, ...]
     inner: tuple[InnerFold, ...] = ()
 
     @property
@@ -115,6 +117,7 @@ def assemble(inputs: DesignInputs) -> DesignMatrix:
         test=test,
         classes=rows.classes,
         out_of_sample=out_of_sample,
+        widths=tuple(get_values(features, level).shape[1] for features in inputs.blocks),
         inner=tuple(_make_inner_folds(inputs, rows, ~test, x if out_of_sample else None)),
     )
 

@@ -65,15 +65,19 @@ def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
     """Why a result cannot be exported; empty where it can."""
     if scored.protocol == LEAKY:
         return "a leaky run measures a leak; its networks saw the clips that they were tested on"
+    missing: dict[str, Holdout] = {}
     for source in scored.sources:
         if cache.recipe(source).network == IMPORT:
             return f"{source} was imported, so nothing here can compute it for a new file"
         for holdout in list_networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):
-                option = " --for-export" if holdout == SAW_ALL else ""
-                command = f"extract again{option} --source {source}"
-                return f"the network {holdout} of {source} is missing; run {command}"
-    return ""
+                missing.setdefault(source, holdout)
+    if not missing:
+        return ""
+    networks = ", ".join(f"the network {holdout} of {source}" for source, holdout in missing.items())
+    option = " --for-export" if SAW_ALL in missing.values() else ""
+    command = " --source ".join((f"extract again{option}", *missing))
+    return f"{networks} {'is' if len(missing) == 1 else 'are'} missing; run {command}"
 
 
 def list_networks_needed(cache: FeatureCache, source: str, scored: ScoredResult) -> tuple[Holdout, ...]:

@@ -81,10 +81,12 @@ def fit_head(
     """
     name = fitted_head(head)
     with limit_to_one_thread():
-        if not get_head_spec(name).fits:
+        spec = get_head_spec(name)
+        if not spec.fits:
             return _fit_mean(design, name)
-        chosen, temperature = _choose(make_head(name, **vars(settings)), design)
-        model = make_head(name, **vars(settings), tune=False, **(chosen or {}))
+        shared = vars(settings) | ({"widths": design.widths} if spec.takes_widths else {})
+        chosen, temperature = _choose(make_head(name, **shared), design)
+        model = make_head(name, **shared, tune=False, **(chosen or {}))
         return model.fit(design.x_train, design.y_train), chosen, temperature
 
 

@@ -22,7 +22,12 @@ from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.scoring import score_resamples
-from moodfuse.evaluate.selection import estimate_best, find_equivalent_results
+from moodfuse.evaluate.selection import (
+    class_frequency_loss,
+    estimate_best,
+    find_results_within_one_error,
+    rank_result,
+)
 from moodfuse.extract.recipe_files import check_network_version
 from moodfuse.fuse.ablation import list_missing_modalities, read_library_versions
 from moodfuse.fuse.final_fit import (
@@ -32,7 +37,6 @@ from moodfuse.fuse.final_fit import (
     list_networks_needed,
     why_not_exportable,
 )
-from moodfuse.fuse.heads import ClassWeight
 from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.run_inputs import choose_protocol
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, collect_sources, list_planned_results
@@ -49,20 +53,24 @@ from moodfuse.model.folder import (
 
 log = logging.getLogger(__name__)
 BEST = "best"
+"""The result of least cross-validated log loss."""
+SIMPLEST = "simplest"
+"""The smallest result whose log loss is within one standard error of that of the best."""
 _Named = TypeVar("_Named", Result, PlannedResult)
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Which result to export (a name, or ``"best"``), and to which new folder.
+    """Which result to export (a name, `BEST` or `SIMPLEST`), and to which new folder.
 
     `impute` decides whether the model labels files without audio or video; by default it does if `extract`
-    kept such clips.
+    kept such clips. With `force` a result that is no better than the class frequencies is exported too.
     """
 
     result: str
     folder: Path
     impute: bool | None = None
+    force: bool = False
 
 
 def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
@@ -71,7 +79,7 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
     rows = list_planned_results(cache, ablation)
     sources = collect_sources(rows)
     protocol = choose_protocol(cache, sources, ablation.protocol)
-    chosen = rows if settings.result == BEST else [find_result(rows, settings.result)]
+    chosen = rows if settings.result in (BEST, SIMPLEST) else [find_result(rows, settings.result)]
     scored = [ScoredResult(row.sources, row.head, row.level, protocol, run_sources=sources) for row in chosen]
     reasons = [why_not_exportable(cache, result) for result in scored]
     if all(reasons):
@@ -98,17 +106,14 @@ def export_model(
     Raises
     ------
     InputError
-        If the cache has changed since the run, or the result is unknown or cannot be exported.
+        If the cache has changed since the run, or the result is unknown, cannot be exported, or is no better
+        than the class frequencies.
     """
     _check_folder(settings.folder)
     _check_unchanged(cache, run)
     resamples = resample_groups(run.groups, draws=DRAWS, seed=0)
-    is_best, notes = settings.result == BEST, _reading_notes(cache)
-    if is_best:
-        result, why = _select_best(cache, run, resamples, echo)
-        notes.insert(0, why)
-    else:
-        result = find_result(run.results, settings.result)
+    result, notes = select_result(cache, run, settings, resamples)
+    notes += _reading_notes(cache)
     for note in notes:
         echo(note)
     final = fit_final_model(cache, _scored(run, result), result.probabilities)
@@ -144,7 +149,7 @@ def export_model(
             "groups": len({status.group for status in cache.clips}),
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
-        expected=_expected_scores(run, result, resamples) | {"best": is_best},
+        expected=_expected_scores(run, result, resamples) | {"best": settings.result == BEST},
         notes=tuple(dict.fromkeys((*result.notes, *notes))),
         versions=dict(read_library_versions()),
         commands=run.commands,
@@ -166,10 +171,14 @@ def find_result(results: Sequence[_Named], name: str) -> _Named:
 
 def _scored(run: Run, result: Result) -> ScoredResult:
     sources = tuple(source for source, _ in run.recipes)
-    defaults = not set(DEFAULTS).isdisjoint(result.notes)
-    class_weight: ClassWeight | None = "balanced" if run.class_weight == "balanced" else None
     return ScoredResult(
-        result.sources, result.head, check_level(result.level), run.protocol, sources, defaults, class_weight
+        result.sources,
+        result.head,
+        check_level(result.level),
+        run.protocol,
+        sources,
+        defaults=not set(DEFAULTS).isdisjoint(result.notes),
+        class_weight="balanced" if run.class_weight == "balanced" else None,
     )
 
 
@@ -196,27 +205,76 @@ def _check_unchanged(cache: FeatureCache, run: Run) -> None:
         )
 
 
-def _select_best(
-    cache: FeatureCache, run: Run, resamples: GroupResamples, echo: Callable[[str], None]
-) -> tuple[Result, str]:
-    """Select the smallest result that is not significantly worse than the one with the lowest log loss."""
-    reasons = {result.name: why_not_exportable(cache, _scored(run, result)) for result in run.results}
-    for why, count in Counter(filter(None, reasons.values())).items():
-        echo(f"{count} of {len(run.results)} results cannot be exported: {why}")
-    candidates = {result.name: result for result in run.results if not reasons[result.name]}
-    if not candidates:
-        why = next(iter(reasons.values()), "it has none")
+def select_result(
+    cache: FeatureCache, run: Run, settings: ExportSettings, resamples: GroupResamples
+) -> tuple[Result, list[str]]:
+    """Select the result to export, by name or by log loss, and return it with notes on the selection.
+
+    Raises
+    ------
+    InputError
+        If the result is unknown or, without `force`, no better than the class frequencies, or if none can be
+        exported.
+    """
+    labels = run_labels(run)
+    baseline = class_frequency_loss(labels, run)
+    if settings.result == BEST:
+        result, notes = _select_best(cache, run)
+    elif settings.result == SIMPLEST:
+        result, notes = _select_simplest(cache, run, resamples, baseline)
+    else:
+        result, notes = find_result(run.results, settings.result), []
+    loss = rank_result(labels, result).log_loss
+    if loss >= baseline:
+        verdict = (
+            f"the cross-validated log loss of {result.name}, {loss:.3f}, is not below that of the class "
+            f"frequencies, {baseline:.3f}"
+        )
+        if not settings.force:
+            raise InputError(f"{verdict}: it is no better than guessing; add --force to export it anyway")
+        notes.append(f"{verdict}; it was exported with --force")
+    return result, notes
+
+
+def _select_best(cache: FeatureCache, run: Run) -> tuple[Result, list[str]]:
+    """Select the best of the results that can be exported."""
+    exportable, notes = _find_exportable(cache, run)
+    best = exportable[0]
+    loss = rank_result(run_labels(run), best).log_loss
+    count = f"{len(exportable)} results" + " that can be exported" * (len(exportable) < len(run.results))
+    return best, [*notes, f"selected as the best of {count}, by cross-validated log loss ({loss:.3f})"]
+
+
+def _select_simplest(
+    cache: FeatureCache, run: Run, resamples: GroupResamples, baseline: float
+) -> tuple[Result, list[str]]:
+    """Select the smallest exportable result within one standard error of the best, and below `baseline`."""
+    exportable, notes = _find_exportable(cache, run)
+    ranks = {result.name: rank_result(run_labels(run), result) for result in exportable}
+    near, error = find_results_within_one_error(run_labels(run), exportable, resamples)
+    best = near[0]
+    candidates = [result for result in near if ranks[result.name].log_loss < baseline] or [best]
+    sizes = {result.name: _network_bytes(cache, _scored(run, result)) for result in candidates}
+    simplest = min(candidates, key=lambda one: (sizes[one.name], len(one.sources), ranks[one.name]))
+    return simplest, [
+        *notes,
+        f"selected as the smallest of {len(candidates)} results whose cross-validated log loss is within one "
+        f"standard error ({error:.3f}) of that of the best, {best.name} ({ranks[best.name].log_loss:.3f}); "
+        f"its own is {ranks[simplest.name].log_loss:.3f}",
+    ]
+
+
+def _find_exportable(cache: FeatureCache, run: Run) -> tuple[list[Result], list[str]]:
+    """Return the results that can be exported, the best first, and a note if the best of all cannot."""
+    ranks = {result.name: rank_result(run_labels(run), result) for result in run.results}
+    ranked = sorted(run.results, key=lambda result: ranks[result.name])
+    best, why = ranked[0], why_not_exportable(cache, _scored(run, ranked[0]))
+    exportable = [result for result in ranked if not why_not_exportable(cache, _scored(run, result))]
+    if not exportable:
         raise InputError(f"no result of run {run.name!r} can be exported: {why}")
-    table = {name: result.probabilities for name, result in candidates.items()}
-    losses = find_equivalent_results(run_labels(run), table, resamples)
-    lowest, loss = next(iter(losses.items()))
-    sizes = {name: _network_bytes(cache, _scored(run, candidates[name])) for name in losses}
-    name = min(losses, key=lambda name: (sizes[name], len(candidates[name].sources), losses[name], name))
-    return candidates[name], (
-        f"selected as the smallest of {len(losses)} results (of {len(candidates)}) that are not "
-        f"significantly worse than the one with the lowest log loss, {lowest} ({loss:.3f}); "
-        f"its own is {losses[name]:.3f}"
-    )
+    loss = ranks[best.name].log_loss
+    note = f"the best result, {best.name} with a log loss of {loss:.3f}, cannot be exported: {why}"
+    return exportable, [note] if why else []
 
 
 # Networks
@@ -299,8 +357,7 @@ def _expected_scores(run: Run, result: Result, resamples: GroupResamples) -> dic
         scores[name] = _json_number(getattr(score, name))
         scores[f"{name}_ci95"] = [_json_number(end) for end in getattr(score, f"{name}_ci95").ends]
     if len(run.results) > 1:
-        probabilities = {scored.name: scored.probabilities for scored in run.results}
-        best = estimate_best(labels, probabilities, resamples)
+        best = estimate_best(labels, run.results, resamples)
         scores["best_corrected"] = _json_number(best.corrected)
         scores["best_corrected_ci95"] = [_json_number(end) for end in best.corrected_ci95.ends]
     return scores

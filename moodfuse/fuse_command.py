@@ -59,10 +59,10 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
 @click.option(
     "--export",
     "result",
-    metavar="best|RESULT",
-    help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest "
-    "that is not significantly worse than the one of the least log loss. With the --run of one that "
-    "exists, nothing is fused.",
+    metavar="best|simplest|RESULT",
+    help="Write the model of a result, such as 'c3d+i3d softmax logits', of the best (least cross-validated "
+    "log loss), or of the simplest (the smallest whose log loss is within one standard error of the best). "
+    "With the --run of one that exists, nothing is fused.",
 )
 @click.option(
     "--model",
@@ -74,6 +74,9 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
     "--missing",
     type=click.Choice(["impute", "refuse"]),
     help="Whether the model labels files without audio or video.  [default: impute, if extract did]",
+)
+@click.option(
+    "--force", is_flag=True, help="Export a result even if it is no better than the class frequencies."
 )
 def fuse_command(
     cache_path: Path, run_name: str | None, result: str | None, folder: Path | None, **options: Any
@@ -92,7 +95,7 @@ def fuse_command(
     from moodfuse.fuse.settings import AblationSettings
 
     context = click.get_current_context()
-    missing = options.pop("missing")
+    missing, force = options.pop("missing"), options.pop("force")
     cache = FeatureCache(cache_path)
     if options["class_weight"] == "none":
         options["class_weight"] = None
@@ -100,7 +103,9 @@ def fuse_command(
     ablation = AblationSettings(run=run_name, command=command_line(context), **given)
     if result is None:
         check_no_effect(
-            context, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
+            context,
+            ("folder", "missing", "force"),
+            "belongs to --export; add --export best, or the name of a result",
         )
         _fuse(cache, ablation)
         return
@@ -109,7 +114,7 @@ def fuse_command(
 
     def settings(run: str) -> ExportSettings:
         impute = None if missing is None else missing == "impute"
-        return ExportSettings(result, folder or model_folder(cache, run), impute)
+        return ExportSettings(result, folder or model_folder(cache, run), impute, force)
 
     if run_name is not None and run_name in run_names(cache):
         check_no_effect(

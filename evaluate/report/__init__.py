@@ -29,7 +29,7 @@ from moodfuse.evaluate.report.text import (
 from moodfuse.evaluate.scoring import Score
 
 __all__ = ["PAGE", "metrics_csv", "metrics_values", "print_comparison", "print_evaluation", "write_report"]
-SCHEMA = 1
+SCHEMA = 2
 PAGE = "report.html"
 
 
@@ -82,7 +82,8 @@ def metrics_values(evaluation: Evaluation) -> dict[str, object]:
     values |= {name: _json_value(record) for name, record in optional.items() if record is not None}
     return {
         **values,
-        "paired": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.paired],
+        "planned": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.planned],
+        "paired": _json_value(evaluation.paired),
         "shapley": _json_value(evaluation.importance),
         "results": [_result_values(evaluation, scored) for scored in evaluation.scored],
     }
@@ -161,6 +162,7 @@ def _csv_row(evaluation: Evaluation, scored: ResultScore) -> dict[str, object]:
     row["repeats"] = repeated.repeats if repeated else None
     accuracy = (repeated.accuracy, repeated.ci95) if repeated else (math.nan, UNDEFINED)
     row |= _csv_values("repeated_accuracy", *accuracy)
+    row["repeated_log_loss"] = _rounded(repeated.log_loss) if repeated else None
     notes = "; ".join(evaluation.marked_notes(scored))
     return {**row, "clips": scored.score.clips, "notes": notes}
 

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.runs import LEAKY_MARK, Run
-from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore
+from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
-from moodfuse.evaluate.markup import counted, gain_text, number, percent, render
-from moodfuse.evaluate.paired import Inflation, PairedTest, SourceImportance
+from moodfuse.evaluate.markup import gain_text, number, percent, render
+from moodfuse.evaluate.paired import Inflation, SourceImportance
 from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRow, Comparison, recipe_of
+from moodfuse.evaluate.selection import class_frequency_loss
 
 TEMPLATES = files("moodfuse.evaluate.report") / "templates"
 TABLE_WIDTH = 132
@@ -34,25 +35,6 @@ class Summary:
     claim: str
     context: tuple[str, ...]
     limits: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class BaselineTests:
-    """The paired tests against one kind of baseline, the largest differences first."""
-
-    against: str
-    significant: tuple[PairedTest, ...]
-    others: tuple[PairedTest, ...]
-
-    @property
-    def summary(self) -> str:
-        """Number of results of each verdict."""
-        better = sum(test.verdict == "better" for test in self.significant)
-        return (
-            f"{counted(len(self.significant) + len(self.others), 'result')} against {self.against}: {better} "
-            f"significantly better, {len(self.significant) - better} worse, {len(self.others)} without a "
-            "significant difference."
-        )
 
 
 class TextTable(NamedTuple):
@@ -123,10 +105,13 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             if math.isnan(headline.corrected)
             else "the corrected estimate selects on each bootstrap draw and scores on the other clips"
         )
+        baseline = class_frequency_loss(run_labels(evaluation.run), evaluation.run)
         yield (
-            f"The best result on these clips is {headline.result} with an accuracy of "
-            f"{percent(headline.accuracy)} ({interval_text(headline.accuracy_ci95)}). It was selected on the "
-            f"same clips, so this is optimistic; {correction}."
+            f"The best result on these clips is {headline.result}: it has the least log loss"
+            f"{over_plans(evaluation)}, {number(evaluation.best.rank.log_loss, 3)} (class frequencies: "
+            f"{number(baseline, 3)}), and an accuracy of {percent(headline.accuracy)} "
+            f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is "
+            f"optimistic; {correction}."
         )
     if repeated is not None and repeated.repeats > 1:
         yield (
@@ -136,37 +121,23 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
         )
 
 
+def over_plans(evaluation: Evaluation) -> str:
+    """``" over 5 fold plans"``, the basis of the log loss by which results are ranked; empty for one plan."""
+    plans = 1 + len(evaluation.run.repeat_folds)
+    return f" over {plans} fold plans" if plans > 1 else ""
+
+
 def _limits(evaluation: Evaluation) -> Iterator[str]:
     headline = evaluation.headline
     if headline is not None and headline.picks:
         picks = ", ".join(f"{name} in {percent(share)}" for name, share in headline.picks[:3])
         clear = headline.picks[0][1] >= _CLEAR_PICK
         yield f"Best result across bootstrap draws: {picks}{'' if clear else '; no clear winner'}."
-    for group in group_tests(evaluation):
-        yield group.summary
     if not evaluation.marker:
         yield (
             "The intervals reflect the sampling of clips, not other kinds of music or the variation between "
             "trainings."
         )
-
-
-def group_tests(evaluation: Evaluation) -> list[BaselineTests]:
-    """Paired tests by baseline; of the significant ones those of better results come first."""
-    groups = []
-    for baseline in dict.fromkeys(test.baseline for test in evaluation.paired):
-        tests = [test for test in evaluation.paired if test.baseline == baseline]
-        tests.sort(key=lambda test: (test.verdict, -abs(test.difference), test.result))
-        names = {test.against for test in tests}
-        against = (
-            f"the {baseline} ({names.pop()})"
-            if len(names) == 1
-            else f"the {baseline} head on the same sources (for one source, its network)"
-        )
-        significant = tuple(test for test in tests if test.verdict != "cannot tell")
-        others = tuple(test for test in tests if test.verdict == "cannot tell")
-        groups.append(BaselineTests(against, significant, others))
-    return groups
 
 
 def render_report(template: str, evaluation: Evaluation, **values: object) -> str:
@@ -182,8 +153,8 @@ def render_report(template: str, evaluation: Evaluation, **values: object) -> st
         run=run,
         marker=evaluation.marker,
         design=design_of(run),
+        over_plans=over_plans(evaluation),
         summary=summarize(evaluation),
-        test_groups=group_tests(evaluation),
         notes=_remaining_notes(evaluation),
         commands=(*run.commands, command + " --inflation" * (evaluation.inflation is not None)),
         **values,
@@ -198,7 +169,8 @@ def _remaining_notes(evaluation: Evaluation) -> list[str]:
 def results_table(evaluation: Evaluation, sections: Iterable[Iterable[ResultScore]]) -> TextTable:
     """Accuracy and macro F1 in %, AUC, log loss and ECE of results."""
     columns = ("sources", "head", "level", "accuracy [95 %]", "macro F1", "AUC", "log loss", "ECE", "notes")
-    description = "Accuracy with its 95 % interval and macro F1 in %, log loss in nats; sorted by accuracy."
+    order = f"sorted by log loss{over_plans(evaluation)}, in nats"
+    description = f"Accuracy with its 95 % interval and macro F1 in %; {order}."
     rows = [
         [_result_cells(scored, evaluation.marked_notes(scored)) for scored in section] for section in sections
     ]
@@ -213,7 +185,7 @@ def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, 
         result.level,
         f"{number(100 * total.accuracy, 1)} {total.accuracy_ci95.shown('.0f', scale=100)}",
         number(100 * total.macro_f1, 1),
-        *(number(value, 3) for value in (total.auc, total.log_loss, total.ece)),
+        *(number(value, 3) for value in (total.auc, scored.rank.log_loss, total.ece)),
         "; ".join(notes),
     )
 
@@ -264,14 +236,14 @@ def latex_table(evaluation: Evaluation) -> str:
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the main finding, every result by section, comparisons and notes."""
+    """Print the main finding, every result, comparisons and notes."""
     run, summary = evaluation.run, summarize(evaluation)
     size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
     _print_lines([summary.claim, f"{evaluation.marker} {size}".strip()])
-    _print_table(results_table(evaluation, evaluation.sections))
-    _print_lines([*summary.context, *summary.limits])
-    for group in group_tests(evaluation):
-        _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in group.significant)
+    _print_table(results_table(evaluation, [evaluation.ranked]))
+    _print_lines(summary.context)
+    _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in evaluation.planned)
+    _print_lines(summary.limits)
     for rows in evaluation.importance_by_head[:1]:
         _print_table(importance_table(evaluation, rows))
     if evaluation.inflation is not None:

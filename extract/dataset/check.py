@@ -11,7 +11,12 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import PlanChoice, join_groups, next_plan
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.dataset.duplicates import audit_clips, describe_audit, describe_copies
+from moodfuse.extract.dataset.duplicates import (
+    audit_clips,
+    describe_audit,
+    describe_copies,
+    describe_series,
+)
 from moodfuse.extract.dataset.ingest import (
     DecodeSettings,
     decode_dataset,
@@ -63,7 +68,8 @@ def check(
     unreadable = sum(not status.ok for status in statuses)
     how = "unreadable" if decode else "unreadable by their headers"
     first = f"{len(statuses)} clips in {data}, {unreadable} {how}"
-    lines = [first, *(f"  {line}" for line in _clip_lines(statuses)), *similar, *scanned.messages]
+    lines = [first, *(f"  {line}" for line in _clip_lines(statuses)), *similar]
+    lines += [*describe_series(statuses, group_pattern), *scanned.messages]
     try:
         plan = next_plan((), statuses, PlanChoice(folds=folds))
     except InputError as error:  # all lines are printed with the reason

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import PurePath
 
 from moodfuse.cache.audits import KINDS, Audit, ClipMarks, Finding, MarkStore, read_audit, write_audit
+from moodfuse.cache.name_series import describe_name_series, find_name_series, strip_window
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.fingerprints import (
@@ -38,7 +39,6 @@ RULES = (
 REMEDY = (
     "if they belong together, give them one group: a CSV with the column 'group', or --group-pattern REGEX"
 )
-_WINDOW = re.compile(r"@[\d.]+-[\d.]*$")
 _K_OF_N = re.compile(r"^(?P<stem>.*?)[\s_.([-]*(?P<k>\d+)[\s_-]*of[\s_-]*(?P<n>\d+)[)\]]*$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<stem>.*[A-Za-z].*?)\s*\((?P<k>\d+)\)$")
 
@@ -90,7 +90,7 @@ def _same_files(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
         same[clip.file_sha256].append(clip)
     for file_sha256, members in same.items():
         for one, other in pairwise(members):
-            if file_sha256 and _path_of(one) != _path_of(other):
+            if file_sha256 and strip_window(one.id) != strip_window(other.id):
                 yield _finding("file", one, other, 1.0)
 
 
@@ -105,15 +105,22 @@ def describe_copies(statuses: Sequence[ClipStatus]) -> Iterator[str]:
             yield f"the same file {len(ids)} times, so one group: {', '.join(sorted(ids.values()))}"
 
 
-def _path_of(clip: AuditedClip) -> str:
-    return _WINDOW.sub("", clip.id)
+def describe_series(statuses: Sequence[ClipStatus], group_pattern: str | None) -> Iterator[str]:
+    """Lines about series of numbered file names that carry one label; see `cache.name_series`."""
+    usable = [status for status in statuses if status.ok]
+    series = find_name_series(
+        [status.clip.id for status in usable],
+        [status.clip.label for status in usable],
+        [status.group for status in usable],
+    )
+    yield from describe_name_series(series, group_pattern)
 
 
 def _numbered_names(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
     """Consecutive parts such as ``song-1-of-3`` and ``song-2-of-3``, or ``video(4)`` and ``video(5)``."""
     series: dict[tuple[str, str, int], list[tuple[int, str, AuditedClip]]] = defaultdict(list)
     for clip in clips:
-        path = PurePath(_path_of(clip))
+        path = PurePath(strip_window(clip.id))
         if match := _K_OF_N.match(path.stem):
             series[str(path.parent), match["stem"].casefold(), int(match["n"])].append(
                 (int(match["k"]), clip.id, clip)

@@ -65,8 +65,8 @@ def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
         ``DATA/<label>/*.mp4``, or a CSV file.
     group_pattern : str, optional
         Regular expression that is searched in each clip's id. The match of its group ``group``, or else of
-        its first group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a
-        match has a group of its own.
+        its first group that takes part, or of the whole pattern if it has no groups, is the clip's group.
+        Groups of a CSV stay; a clip without a match has a group of its own.
 
     Raises
     ------
@@ -116,14 +116,21 @@ def _group_by_name(clips: Sequence[Clip], text: str) -> list[Clip]:
         pattern = re.compile(text)
     except re.error as error:
         raise InputError(f"{where}: not a regular expression ({error})") from error
-    part: str | int = "group" if "group" in pattern.groupindex else min(pattern.groups, 1)
     matches = [pattern.search(clip.id) for clip in clips]
     if not any(matches):
         raise InputError(f"{where}: matches no clip; the first clip id is {clips[0].id!r}")
+    groups = [match and _group_of(match) for match in matches]
     return [
-        replace(clip, group=match[part]) if match and match[part] and clip.group is None else clip
-        for clip, match in zip(clips, matches, strict=True)
+        replace(clip, group=group) if group and clip.group is None else clip
+        for clip, group in zip(clips, groups, strict=True)
     ]
+
+
+def _group_of(match: re.Match[str]) -> str | None:
+    """What a match of the user's pattern names as the group."""
+    if not match.re.groups:
+        return match[0]
+    return match.groupdict().get("group") or next(filter(None, match.groups()), None)
 
 
 def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:

@@ -70,15 +70,17 @@ class OneDMCNN(Network):
         return torch.stack(features, dim=2).flatten(1)
 
 
-def slaney_filters() -> np.ndarray:
-    """Mel filters of Slaney's Auditory Toolbox with area normalisation, float64 ``[257, 96]``, 0 to 6 kHz.
+def slaney_filters(
+    *, sample_rate_hz: int = SAMPLE_RATE_HZ, n_fft: int = N_FFT, n_mels: int = N_MELS
+) -> np.ndarray:
+    """Mel filters of Slaney's Auditory Toolbox with area normalisation, float64 ``[n_fft / 2 + 1, n_mels]``.
 
-    Linear up to 1 kHz, 15 mels, and logarithmic above.
+    From 0 to half the sampling rate; linear up to 1 kHz, 15 mels, and logarithmic above.
     """
     # In float64: a weight near the foot of a triangle loses its digits in float32, and decibels show it.
-    mels = np.linspace(0.0, 15.0 + 27.0 * np.log(SAMPLE_RATE_HZ / 2 / 1000.0) / np.log(6.4), N_MELS + 2)
+    mels = np.linspace(0.0, 15.0 + 27.0 * np.log(sample_rate_hz / 2 / 1000.0) / np.log(6.4), n_mels + 2)
     edges_hz = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
-    bins_hz = np.arange(N_FFT // 2 + 1)[:, None] * SAMPLE_RATE_HZ / N_FFT
+    bins_hz = np.arange(n_fft // 2 + 1)[:, None] * sample_rate_hz / n_fft
     low, centre, high = edges_hz[:-2], edges_hz[1:-1], edges_hz[2:]
     triangles = np.minimum((bins_hz - low) / (centre - low), (high - bins_hz) / (high - centre))
     return np.asarray(np.maximum(triangles, 0.0) * 2.0 / (high - low))

@@ -130,6 +130,7 @@ class NetworkSpec:
     frozen_width: int  # of the embedding at depth ``frozen``
     activation_width: int  # of the trunk's output
     default_depth: Depth = "head"  # tuning depth unless a recipe sets it
+    has_weights: bool = True  # whether the trunk has weights, which depth ``full`` tunes
     has_replaced_layers: bool = False  # whether new layers stand between the trunk and the classifier
     min_crop_s: float | None = None  # shortest waveform that an audio network takes
     architecture: str = ""  # as `Recipe.architecture`
@@ -182,6 +183,28 @@ _TABLE = (
         frozen_width=1024,
         activation_width=1024,
         version=2,
+    ),
+    NetworkSpec(
+        name="frame-stats",
+        modality="video",
+        factory="moodfuse.extract.networks.descriptors:FrameStats",
+        preprocessing=VideoPreprocessing(resize_short_side_px=128, crop_px=128, scale=1 / 255),
+        embedding_width=44,
+        frozen_width=44,
+        activation_width=44,
+        default_depth="frozen",
+        has_weights=False,
+    ),
+    NetworkSpec(
+        name="audio-stats",
+        modality="audio",
+        factory="moodfuse.extract.networks.descriptors:AudioStats",
+        preprocessing=AudioPreprocessing(),
+        embedding_width=51,
+        frozen_width=51,
+        activation_width=51,
+        default_depth="frozen",
+        has_weights=False,
     ),
 )
 NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for spec in _TABLE}

@@ -22,7 +22,8 @@ class HeadSettings:
 class HeadSpec:
     """A fusion head: its class as ``module:name``, and the levels where it can be used.
 
-    `fits` is whether it learns from the training rows, and chooses a setting on inner grouped folds.
+    `fits` is whether it learns from the training rows, and chooses a setting on inner grouped folds;
+    `takes_widths` whether it is given the number of columns of each source, to scale them alike.
     `version` counts the changes of the code that change the outcome of a fit: cached fits of another one are
     not used.
     """
@@ -30,14 +31,15 @@ class HeadSpec:
     factory: str
     levels: tuple[Level, ...] = LEVELS
     fits: bool = True
+    takes_widths: bool = False
     version: int = 1
 
 
 HEADS: dict[str, HeadSpec] = {
     # multinomial logistic regression on standardised columns
-    "softmax": HeadSpec("moodfuse.fuse.heads.linear:SoftmaxHead", version=3),
+    "softmax": HeadSpec("moodfuse.fuse.heads.linear:SoftmaxHead", takes_widths=True, version=4),
     # one logistic regression per class, normalised
-    "logistic": HeadSpec("moodfuse.fuse.heads.linear:LogisticHead", version=3),
+    "logistic": HeadSpec("moodfuse.fuse.heads.linear:LogisticHead", takes_widths=True, version=4),
     # gradient-boosted trees of one split, each over a sample of the columns
     "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", version=3),
     # average of the networks' probabilities
@@ -68,8 +70,8 @@ def make_head(
         With ``"balanced"`` all classes have the same total weight in fitting, however many rows they have.
         Probabilities are then corrected to the frequencies of the classes in the training rows.
     **settings
-        Settings of the head: `C`, `grid` and `tune` for softmax and logistic; `rounds`, `grid`, `tune`,
-        `learning_rate` and `leaves` for lightgbm; `classes` for mean.
+        Settings of the head: `C`, `grid`, `widths` and `tune` for softmax and logistic; `rounds`, `grid`,
+        `tune`, `learning_rate` and `leaves` for lightgbm; `classes` for mean.
 
     Returns
     -------

@@ -129,6 +129,7 @@ def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None
         "repeat_folds",
         "commands",
         "versions",
+        "modalities",
         "temperatures",
     }
 
@@ -137,13 +138,14 @@ def test_optional_keys_of_a_run_may_be_missing(whole_cache: FeatureCache) -> Non
     file = whole_cache.path / "runs" / "run-1" / "run.json"
     values = json.loads(file.read_text())
     arrays, attributes = read_part(file.with_name(values.pop("predictions")))
-    for name in ("digests", "missing", "repeat_folds", "commands", "versions"):
+    for name in ("digests", "missing", "repeat_folds", "commands", "versions", "class_weight", "modalities"):
         del values[name]
     del values["results"][0]["temperatures"]
     part = write_part(file.parent, "predictions", arrays, {**attributes, "record": digest16(values)})
     file.write_text(canonical_json({**values, "predictions": part.name}))
     run = read_run(whole_cache, "run-1")
-    assert run.digests == run.commands == run.results[0].temperatures == ()
+    assert run.digests == run.commands == run.modalities == run.results[0].temperatures == ()
+    assert run.class_weight == ""
 
 
 def test_every_array_and_attribute_of_a_part_is_in_the_format(whole_cache: FeatureCache) -> None:

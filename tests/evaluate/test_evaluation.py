@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 
 from moodfuse.cache.runs import Result, Run, write_run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.evaluation import calibration, class_scores, evaluate_run, repeated_score
+from moodfuse.evaluate.evaluation import TEST, calibration, class_scores, evaluate_run, repeated_score
 
 ROOT = Path(__file__).parents[2]
 MakeRun = Callable[..., Run]
@@ -36,9 +36,13 @@ def test_an_evaluation_has_every_record(make_run: MakeRun) -> None:
         ("c3d+i3d softmax logits", best, "best single source"),
         ("c3d+i3d softmax logits", "c3d+i3d mean logits", "mean"),
     ]
+    assert [(test.question, test.outcome) for test in evaluation.planned] == [
+        ("Using a trained head instead of the mean", "accuracy"),
+        ("Using a trained head instead of the mean", "log_loss"),
+    ]
     assert {(row.source, row.head) for row in evaluation.importance} == {("c3d", "mean"), ("i3d", "mean")}
     plain = evaluate_run(replace(make_run(), missing=(), results=make_run().results[:1]), draws=50)
-    assert plain.headline is None and plain.paired == plain.importance == ()
+    assert plain.headline is None and plain.planned == plain.paired == plain.importance == ()
     assert plain.scored[0].complete is None
 
 
@@ -70,6 +74,21 @@ def test_notes_have_the_effective_number_of_unequal_groups(make_run: MakeRun) ->
     assert "only 19 groups (effective number 4): in simulations" in notes
     assert "t intervals over 19 groups (effective number 4) from 20 bootstrap draws" in notes
     assert "effective" not in " ".join(evaluate_run(make_run(), draws=20).notes)
+
+
+def test_notes_warn_of_series_of_one_label(make_run: MakeRun) -> None:
+    """A series in one group, or in a test set, which no network has seen, is not a shortcut."""
+
+    def warned(run: Run) -> bool:
+        return any("series of numbered file names" in note for note in evaluate_run(run, draws=2).notes)
+
+    run = make_run()
+    rows = [row for row, label in enumerate(run.labels) if label == "a"][:4]
+    ids = tuple(f"a/x({row}).mp4" if row in rows else name for row, name in enumerate(run.ids))
+    groups = tuple("x" if row in rows else group for row, group in enumerate(run.groups))
+    assert not warned(run) and warned(replace(run, ids=ids))
+    assert not warned(replace(run, ids=ids, groups=groups))
+    assert not warned(replace(run, ids=ids, protocol=TEST))
 
 
 def test_notes_have_the_warnings_about_intervals_of_each_result(make_run: MakeRun) -> None:

@@ -8,7 +8,8 @@ import pytest
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate import compare, score
 from moodfuse.evaluate.intervals import resample_groups
-from moodfuse.evaluate.paired import paired_tests
+from moodfuse.evaluate.metrics import is_correct
+from moodfuse.evaluate.paired import paired_differences, sign_flip_p
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(24) % 3
@@ -119,17 +120,18 @@ def test_probabilities_that_are_no_distributions_are_errors() -> None:
         score(np.array([0, 0]), np.ones((2, 1)))
 
 
-def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
+def test_compare_gives_the_paired_difference_of_accuracy() -> None:
     """They change sign with the order, and columns are matched."""
     groups = np.arange(24) // 2
     second = RANDOM.dirichlet(np.ones(3), 24)
     table = {"first": P, "second": second}
-    (test,) = paired_tests(
-        LABELS, table, resample_groups(groups, draws=200), pairs=[("first", "second", "mean")]
-    )
+    drawn = resample_groups(groups, draws=200)
+    (pair,) = paired_differences(LABELS, table, drawn, pairs=[("first", "second", "mean")])
     difference = compare(LABELS, P, second, groups, draws=200)
-    assert (difference.accuracy, difference.p_value) == (test.difference, test.p_value)
-    assert difference.accuracy_ci95.ends == pytest.approx(test.interval.ends)
+    gains = is_correct(LABELS, P) - is_correct(LABELS, second)
+    assert difference.p_value == sign_flip_p(drawn.group_sums(gains))
+    assert difference.accuracy == pair.difference
+    assert difference.accuracy_ci95.ends == pytest.approx(pair.interval.ends)
     assert compare(LABELS, second, P, groups, draws=200).accuracy == -difference.accuracy
     assert compare(LABELS, DataFrame(P[:, [2, 0, 1]], [2, 0, 1]), second, groups, draws=200) == difference
     with pytest.raises(InputError, match="labels have shape"):

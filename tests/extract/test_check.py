@@ -1,11 +1,13 @@
 """`check` lists what is ignored, what an option would keep, duplicates, and what `extract` would refuse."""
 
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.extract.dataset.check import check
 from moodfuse.extract.pipeline import extract_features
@@ -70,6 +72,28 @@ def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) 
     for lines in (reported, [line.strip() for line in str(refused.value).splitlines()]):
         alike, missing = [line for line in lines if line.startswith(("WARNING 2 labels", "WARNING groups"))]
         assert "'Sad' (1 clip) and 'sad' (1 clip)" in alike and "'nan' (2 clips)" in missing
+
+
+def test_series_are_listed_with_a_pattern_that_groups_them(tmp_path: Path) -> None:
+    """`check` and `extract` list a series with its label; with the pattern shown there is none."""
+    data = tmp_path / "clips"
+    for label, names in {"sad": ("x(1)", "x(2)", "x(5)", "a", "b"), "fear": ("c", "d", "e")}.items():
+        (data / label).mkdir(parents=True)
+        for name in names:
+            settings = ClipSettings(1.0, 64, 48, seed=len(list(data.rglob("*.mp4"))))
+            make_clip(data / label / f"{name}.mp4", mood="sad", settings=settings)
+    lines = check(data, folds=2, decode=False).lines
+    start = lines.index("  x: 3 clips, all sad")
+    pattern = shlex.split(lines[start + 1])[-1]
+    assert lines[start - 1].startswith("WARNING 1 series of numbered file names")
+    reported: list[str] = []
+    settings = ExtractSettings(
+        data, tmp_path / "work", ("onedmcnn",), plan=PlanChoice(folds=2), jobs=1, dry_run=True
+    )
+    extract_features(settings, report=reported.append)
+    assert set(lines[start - 1 : start + 2]) <= set(reported)
+    grouped = check(data, folds=2, decode=False, group_pattern=pattern).lines
+    assert "  sad: 5 clips, 3 groups" in grouped and not any("numbered" in line for line in grouped)
 
 
 def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Estimates of time and disk, and when they are made."""
 
+from dataclasses import replace
+
 import pytest
 
-from moodfuse.extract.estimate import measure
+from moodfuse.extract.estimate import describe_export, measure
 from moodfuse.extract.pending import MIN_CLIPS, Work
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
@@ -23,3 +25,20 @@ def test_an_estimate_grows_with_the_work() -> None:
     body = measure(Work(FROZEN, (), (), 0, 52, body=True), None, classes=("a", "b"))
     size = 4 * 32 + 3 * (32 * 32 * 3 + 32) + 257 * 2
     assert body.seconds == 0 and body.megabytes == pytest.approx(4e-6 * size)
+
+
+def test_tuned_embeddings_need_a_network_of_all_clips() -> None:
+    """Without cross-fitting logits need it as well; the line names the level, the sources and the option."""
+    head, full = (
+        build_recipe("onedmcnn", RecipeChoice(depth=depth, device="cpu")) for depth in ("head", "full")
+    )
+    recipes = [replace(head, source="a", embedding_tuned=False), replace(full, source="b")]
+    assert (
+        describe_export([], crossfit=False)
+        == "export: every result of these sources can be exported as a model"
+    )
+    assert describe_export(recipes[:1], crossfit=True) == describe_export([], crossfit=True)
+    line = describe_export(recipes, crossfit=True)
+    assert "except those at the level of embedding of b; add --for-export" in line
+    line = describe_export(recipes, crossfit=False)
+    assert "except those at the level of logits of a, b and at the level of embedding of b; add" in line

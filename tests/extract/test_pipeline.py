@@ -233,6 +233,17 @@ def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
     assert cache.block("twodmcnn", "{}").training_clips == {status.digest for status in cache.clips}
 
 
+def test_what_can_be_exported_is_printed_before_the_work(extracted) -> None:
+    """Models of logits need pairs of folds or --for-export, which is not asked for where it was given."""
+    runner, every = extracted, "export: every result of these sources can be exported as a model"
+    for networks, limited in ((NetworkChoice(crossfit=False), True), (NetworkChoice(leaky=True), False)):
+        runner(plan=PlanChoice(folds=3), networks=networks, dry_run=limited)
+        (line,) = (line for line in runner.lines if line.startswith("export: "))
+        assert ("the level of logits of twodmcnn; add --for-export" in line) == limited == (line != every)
+    runner(plan=PlanChoice(folds=3), networks=NetworkChoice(crossfit=False), dry_run=True)
+    assert every in runner.lines
+
+
 def test_repeats_tune_under_further_plans(extracted) -> None:
     """A second repeat is a plan of another seed over the same clips; the first plan is reused."""
     runner, two = extracted, NetworkChoice(repeats=2)

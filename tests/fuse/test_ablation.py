@@ -56,6 +56,7 @@ def test_results_in_order_with_notes(cache: FeatureCache, run: Run) -> None:
     assert run.protocol == "no-crossfit" and run.classes == ("excited", "fear", "sad")
     assert run.folds == tuple(cache.plan.assignment[status.digest] for status in cache.clips)
     assert run.recipes == tuple((name, cache.recipe(name).digest16) for name in ("c3d", "i3d"))
+    assert run.modalities == (("c3d", "picture"), ("i3d", "picture"))
     assert run.notes[0].startswith("no-crossfit (no networks") and run.notes[1:] == (
         "logits of i3d: logistic regression on the embedding, cross-fitted",
     )

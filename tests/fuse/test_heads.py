@@ -112,6 +112,19 @@ def test_linear_heads_are_those_of_scikit_learn(rows: int, classes: int, class_w
             np.testing.assert_allclose(mean, np.bincount(y) / len(y), atol=1e-3)
 
 
+def test_sources_of_any_width_have_the_same_variance() -> None:
+    """Copies of a source's columns change nothing once its width is known; wrong widths are refused."""
+    x, y = blobs(columns=6)
+    copied = np.hstack([x[:, :3], *[x[:, 3:]] * 7])
+    expected = make_head("softmax", tune=False, widths=(3, 3)).fit(x, y).predict_proba(x)
+    head = make_head("softmax", tune=False, widths=(3, 21)).fit(copied, y)
+    np.testing.assert_allclose(head.predict_proba(copied), expected, atol=1e-5)
+    flat = make_head("softmax", tune=False).fit(copied, y)
+    assert not np.allclose(flat.predict_proba(copied), expected, atol=1e-2)
+    with pytest.raises(InputError, match="widths \\(3, 4\\) do not sum to the 6 columns"):
+        make_head("softmax", widths=(3, 4)).fit(x, y)
+
+
 def test_balanced_trees_are_corrected_for_the_class_frequencies() -> None:
     """The scores are those of balanced LightGBM plus offsets; the exported trees agree."""
     x, y = blobs(rows=60)

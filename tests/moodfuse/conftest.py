@@ -132,7 +132,7 @@ def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def make(name: str, *, impute: bool = False) -> Path:
         target = folder / f"{name} {impute}".replace(" ", "-")
         if not target.exists():
-            export_model(trained.cache, trained.fewer, ExportSettings(name, target, impute))
+            export_model(trained.cache, trained.fewer, ExportSettings(name, target, impute, force=True))
         return target
 
     return make

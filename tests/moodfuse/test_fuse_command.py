@@ -25,6 +25,7 @@ QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
         ),
         (["--model", "x"], "--model belongs to --export; add --export best"),
         (["--missing", "impute"], "--missing belongs to --export; add --export best"),
+        (["--force"], "--force belongs to --export; add --export best"),
     ],
 )
 def test_what_cannot_be_exported_fuses_nothing(

@@ -48,6 +48,7 @@ def test_real_clips_pass_all_stages(data: Path, tmp_path: Path) -> None:
         "1",
         "--export",
         "best",
+        "--force",
         "--model",
         model,
     )

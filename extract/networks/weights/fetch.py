@@ -7,7 +7,10 @@ folder for moodfuse.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tarfile
+import zlib
 from pathlib import Path
 
 from moodfuse.extract.networks.weights.files import WeightsError, file_kind
@@ -61,12 +64,29 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
             f"to resume the download, or put the file by hand at {path}"
         ) from error
     try:
+        if known.member:
+            _extract_member(part, known.member)
         _check_file(known, part)
     except WeightsError:
         part.unlink()
         raise
     part.replace(path)
     return path
+
+
+def _extract_member(archive: Path, member: str) -> None:
+    """Replace a tar archive by one of its files."""
+    target = archive.with_suffix(".member")
+    try:
+        with tarfile.open(archive) as tar, open(target, "wb") as stream:
+            source = tar.extractfile(member)
+            if source is None:
+                raise KeyError(f"{member} is not a file")
+            shutil.copyfileobj(source, stream)
+    except (tarfile.TarError, zlib.error, EOFError, KeyError, OSError) as error:
+        target.unlink(missing_ok=True)
+        raise WeightsError(f"{archive}: {member} cannot be extracted ({error}); fetch it again") from error
+    target.replace(archive)
 
 
 def _check_file(known: KnownWeights, path: Path) -> None:
@@ -133,7 +153,7 @@ def _print_facts(known: KnownWeights, *, here: bool) -> None:
     facts = {
         "network": known.network,
         "file": f"{known.file}, {known.size_mb:.1f} MB{', here' if here else ''}",
-        "address": known.url,
+        "address": f"{known.url} ({known.member})" if known.member else known.url,
         "check": f"{known.check} ({STRENGTHS[known.check.kind]})",
         "licence": known.licence,
         "trained on": known.trained_on,

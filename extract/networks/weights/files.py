@@ -1,7 +1,8 @@
 """Read and write weights files; reading runs no code from the file.
 
-Three kinds: safetensors, what `torch.save` writes, and Keras 2 HDF5. A torch file holds a pickle; torch reads
-it with `weights_only=True`, which builds tensors and containers and calls nothing else.
+Four kinds: safetensors, what `torch.save` writes, Keras 2 HDF5, and a pickle of NumPy arrays in nested
+dictionaries, such as Flax checkpoints. A torch file holds a pickle; torch reads it with `weights_only=True`,
+which builds tensors and containers and calls nothing else. `weights.flax` reads a pickle of NumPy arrays.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from moodfuse.cache.files import (
     read_array,
     write_atomic,
 )
+from moodfuse.extract.networks.weights.flax import read_flax
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-TORCH_MAGICS = (b"PK\x03\x04", b"\x80")  # a zip archive, and a plain pickle stream of older versions
+PICKLE_MAGIC = b"\x80"
+TORCH_ZIP_MAGIC = b"PK\x03\x04"
+TORCH_PICKLE_MAGIC = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # in the first pickle of older torch files
 KERAS_ROOT = "model_weights"
 
 
@@ -41,7 +45,7 @@ class WeightsError(InputError):
 
 
 def file_kind(path: Path) -> str:
-    """``safetensors``, ``torch`` or ``hdf5``, recognised by content; `WeightsError` for any other file."""
+    """``safetensors``, ``torch``, ``hdf5`` or ``pickle``, by content; `WeightsError` for any other file."""
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such file; expected safetensors, a PyTorch state dict, or Keras 2 HDF5"
@@ -55,17 +59,24 @@ def file_kind(path: Path) -> str:
         return "hdf5"
     if start[8:9] == b"{":  # a length of 8 bytes, then JSON
         return "safetensors"
-    if start.startswith(TORCH_MAGICS):
+    if start.startswith(TORCH_ZIP_MAGIC) or TORCH_PICKLE_MAGIC in start:
         return "torch"
+    if start.startswith(PICKLE_MAGIC):
+        return "pickle"
     raise WeightsError(
         f"{path}: not a weights file: it begins with {start!r}; expected safetensors, a PyTorch state dict, "
-        "or the Keras 2 HDF5 file of the music tagger; download it again"
+        "the Keras 2 HDF5 file of the music tagger, or a pickle of NumPy arrays; download it again"
     )
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
     """The arrays of a weights file of any kind, under the names that they have in the file."""
-    readers = {"safetensors": _read_safetensors, "torch": _read_torch, "hdf5": _read_keras}
+    readers = {
+        "safetensors": _read_safetensors,
+        "torch": _read_torch,
+        "hdf5": _read_keras,
+        "pickle": _read_flax,
+    }
     return readers[file_kind(path)](path)
 
 
@@ -163,6 +174,19 @@ def _keras_arrays(file: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     get_member(file, KERAS_ROOT).visititems(add)  # visits no links
     return arrays
+
+
+def _read_flax(path: Path) -> dict[str, Tensor]:
+    """Arrays of a pickled Flax checkpoint, named and ordered as by `read_flax`."""
+    import torch
+
+    try:
+        return {name: torch.from_numpy(value) for name, value in read_flax(path).items()}
+    except Exception as error:  # a damaged pickle raises many types
+        raise WeightsError(
+            f"{path}: not a pickle of arrays that can be read safely: {error}; expected NumPy arrays in "
+            "nested dictionaries and nothing else; fetch it again from its publisher"
+        ) from error
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

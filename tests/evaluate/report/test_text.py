@@ -43,14 +43,17 @@ def test_the_terminal_shows_claim_results_and_comparisons(
 ) -> None:
     """The first line is the corrected claim; tests, importance and inflation follow."""
     leaky = make_run(1, protocol="leaky", skill=0.9)
-    print_evaluation(evaluate_run(make_run(), draws=200, leaky=leaky))
+    evaluation = evaluate_run(make_run(), draws=200, leaky=leaky)
+    print_evaluation(evaluation)
     shown = capsys.readouterr().out
     assert shown.startswith("Estimated accuracy of the selected model: ")
     assert "corrected for selecting the best of 4 results" in shown.splitlines()[0]
     rows = re.findall(r"^ *(c3d\+i3d|c3d|i3d) +(network|mean|softmax) +logits", shown, re.MULTILINE)
-    names = {("c3d", "network"), ("i3d", "network"), ("c3d+i3d", "mean"), ("c3d+i3d", "softmax")}
-    assert set(rows) == names
-    for text in ("ECE", "significant difference", "Shapley value", "LEAKY", "uncalibrated"):
+    assert set(rows) == {("c3d", "network"), ("i3d", "network"), ("c3d+i3d", "mean"), ("c3d+i3d", "softmax")}
+    first_table = [" ".join((*row, "logits")) for row in rows[:4]]
+    assert first_table == [scored.result.name for scored in evaluation.ranked]
+    assert f"The best result on these clips is {first_table[0]}: it has the least log loss" in shown
+    for text in ("ECE", "Using a trained head instead of the mean", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
     assert "Mean inflation of the fusions: +" in shown
 
