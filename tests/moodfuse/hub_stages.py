@@ -54,5 +54,15 @@ def export_model(dataset: Path, source: str, folder: Path, weights: object = Non
     combination = "+".join(sorted(("onedmcnn", source)))
     head = ("--combine", combination, "--head", "softmax", "--level", "logits", "--repeats", 1, "--jobs", 1)
     model = folder / "model"
-    run("fuse", "--cache", cache, *head, "--export", f"{combination} softmax logits", "--model", model)
+    run(
+        "fuse",
+        "--cache",
+        cache,
+        *head,
+        "--export",
+        f"{combination} softmax logits",
+        "--model",
+        model,
+        "--force",
+    )
     return model
