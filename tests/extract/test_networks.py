@@ -77,7 +77,8 @@ def test_a_package_can_add_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(tmp_path)
     assert create_network("mine", num_classes=2).spec.name == "mine"
     with pytest.raises(
-        LookupError, match="unknown source 'c4d'; known: c3d, hf:MODEL, i3d, mine, onedmcnn, .*torch"
+        LookupError,
+        match="unknown source 'c4d'; known: audio-stats, c3d, frame-stats, hf:MODEL, i3d, mine, onedmcnn, .*torch",
     ):
         network_spec("c4d")
 
