@@ -186,7 +186,7 @@ AUDIO_NAMES = (
 class AudioStats(Descriptors):
     """Loudness, spectrum, tonality and rhythm of waveforms ``[N, samples]`` in [-1, 1].
 
-    Silent windows, such as the zeros that pad a short clip, do not count.
+    Silent windows, and those that reach into the zeros that pad a short clip, do not count.
     """
 
     window: Tensor
@@ -219,7 +219,8 @@ class AudioStats(Descriptors):
         windows = x.unfold(1, N_FFT, HOP)  # [N, T, N_FFT]
         rms = windows.square().mean(dim=2).sqrt()
         level = 2 * torch.log10(rms.clamp(min=10 ** (FLOOR / 2)))
-        sounding = (level >= level.amax(dim=1, keepdim=True) - RANGE).float()
+        sounding = (level >= level.amax(dim=1, keepdim=True) - RANGE) & before_padding(x)
+        sounding = torch.where(sounding.any(dim=1, keepdim=True), sounding, True).float()
         share = sounding / sounding.sum(dim=1, keepdim=True)
         magnitude = torch.fft.rfft(windows * self.window).abs()  # [N, T, F]
         power = magnitude.square()
@@ -288,6 +289,12 @@ class AudioStats(Descriptors):
         return [rate, tempo, at]
 
 
+def before_padding(x: Tensor) -> Tensor:
+    """Whether each window of waveforms ``[N, samples]`` ends before the zeros at the end, ``[N, T]``."""
+    later_nonzero = (x != 0).flip(1).cumsum(dim=1).flip(1) > 0
+    return later_nonzero[:, N_FFT - 1 :: HOP]
+
+
 def zero_crossings(windows: Tensor) -> Tensor:
     """Share of neighbouring samples whose signs differ, ``[N, T, samples]`` -> ``[N, T]``."""
     negative = windows < 0
@@ -297,9 +304,9 @@ def zero_crossings(windows: Tensor) -> Tensor:
 def quantile(level: Tensor, sounding: Tensor, position: float) -> Tensor:
     """Quantile of the levels ``[N, T]`` of the windows that are not silent, ``[N]``."""
     count = sounding.sum(dim=1)
-    # Sorted, the windows that are not silent come last.
     index = level.shape[1] - count + (position * (count - 1)).round()
-    return level.sort(dim=1).values.gather(1, index.long()[:, None])[:, 0]
+    silent_first = level.masked_fill(sounding == 0, -math.inf)
+    return silent_first.sort(dim=1).values.gather(1, index.long()[:, None])[:, 0]
 
 
 def cosine_basis(size: int, count: int) -> Tensor:

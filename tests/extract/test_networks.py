@@ -19,12 +19,16 @@ FULL_SHAPES = {
     "twodmcnn": (480_000,),
     "c3d": (3, 32, 112, 112),
     "i3d": (3, 32, 224, 224),
+    "frame-stats": (3, 32, 128, 128),
+    "audio-stats": (480_000,),
 }
 SMALL_SHAPES = {
     "onedmcnn": (128_000,),
     "twodmcnn": (128_000,),
     "c3d": (3, 16, 112, 112),
     "i3d": (3, 16, 64, 64),
+    "frame-stats": (3, 16, 64, 64),
+    "audio-stats": (128_000,),
 }
 
 
@@ -52,6 +56,8 @@ def clips(name: str, count: int) -> torch.Tensor:
     ]
     frames = torch.stack(waves).unsqueeze(1).repeat(1, 3, 1, 1, 1)
     frames = 0.5 * frames + 0.1 * torch.randn(count, *shape, generator=generator)
+    if name == "frame-stats":
+        return (0.5 + 0.5 * frames).clamp(0, 1)
     return frames * (127.5 if name == "c3d" else 1.0)
 
 
@@ -76,9 +82,7 @@ def test_a_package_can_add_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert create_network("mine", num_classes=2).spec.name == "mine"
-    with pytest.raises(
-        LookupError, match="unknown source 'c4d'; known: c3d, hf:MODEL, i3d, mine, onedmcnn, .*torch"
-    ):
+    with pytest.raises(LookupError, match="unknown source 'c4d'; known: audio-stats, c3d, .*mine, .*torch"):
         network_spec("c4d")
 
 

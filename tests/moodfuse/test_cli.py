@@ -46,7 +46,10 @@ def test_help_loads_nothing_heavy() -> None:
     ("arguments", "message"),
     [
         (["extract", "none", "--cache", "work"], "none does not exist"),
-        (["extract", ".", "--cache", "work", "--source", "c4d"], "unknown source 'c4d'; known: c3d"),
+        (
+            ["extract", ".", "--cache", "work", "--source", "c4d"],
+            "unknown source 'c4d'; known: audio-stats, c3d",
+        ),
         (["extract", ".", "--cache", "work", "--weights", "c3d"], "expected SOURCE=VALUE"),
         (["fuse", "--cache", "none"], "not a moodfuse cache"),
         (["evaluate"], "give --cache DIR for the report of a run"),
