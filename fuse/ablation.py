@@ -40,7 +40,7 @@ RULES = 3
 """Counts changes of the code that change the outcome of every fit: designs, inner folds, chosen settings."""
 _FIT_LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
 """Libraries whose version decides a fit."""
-_LIBRARIES = ("moodfuse", *_FIT_LIBRARIES, "torch", "torchvision", "av")
+_LIBRARIES = ("moodfuse", *_FIT_LIBRARIES, "torch", "torchvision", "torchaudio", "timm", "transformers", "av")
 
 
 def make_fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> Callable[..., str]:

@@ -68,7 +68,10 @@ def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
     missing: dict[str, Holdout] = {}
     for source in scored.sources:
         if cache.recipe(source).network == IMPORT:
-            return f"{source} was imported, so nothing here can compute it for a new file"
+            return (
+                f"{source} was imported, so nothing here can compute it for a new file; if the network that "
+                "made it is in the list of `moodfuse networks`, use that as a source of extract"
+            )
         for holdout in list_networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):
                 missing.setdefault(source, holdout)

@@ -6,9 +6,11 @@ file or folder to moodfuse.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ import requests
 import torch
 from hub_models import save_huggingface, save_timm, save_torchvision, tiny
 from PIL import Image
-from safetensors.torch import save_model
+from safetensors.torch import save_file, save_model
 from torch import Tensor
 
 from moodfuse.cache.errors import InputError, UnknownNameError
@@ -248,10 +250,63 @@ def test_audio_spectrogram_transformer(clip: Media, tmp_path: Path) -> None:
     check_equal(embed(network, clip), output.pooler_output.mean(dim=0))
 
 
+def test_older_checkpoints_of_hugging_face(clip: Media, tmp_path: Path) -> None:
+    """Configs of former versions, former names of arrays, a task's head, an absent array of training."""
+    model, _ = save_huggingface("clip", tmp_path)
+    expected = embed(create_network("hf:clip", num_classes=2, weights=tmp_path), clip)
+    edit_json(tmp_path / "config.json", lambda values: values["vision_config"].update(FORMER_KEYS))
+    former = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 64, "crop_size": 64, "resample": 3}
+    former |= {"do_resize": True, "do_center_crop": True, "do_normalize": True}
+    former |= {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(former))
+    check_equal(embed(create_network("hf:former", num_classes=2, weights=tmp_path), clip), expected)
+
+    model, _ = save_huggingface("wav2vec2", tmp_path)
+    expected = embed(create_network("hf:speech", num_classes=2, weights=tmp_path), clip)
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"do_normalize": True, "feature_size": 1, "padding_value": 0.0, "sampling_rate": 16_000})
+    )
+    convolution = "encoder.pos_conv_embed.conv."
+    names = {
+        f"{convolution}parametrizations.weight.original{i}": f"{convolution}weight_{'gv'[i]}" for i in (0, 1)
+    }
+    arrays = {f"wav2vec2.{names.get(name, name)}": value for name, value in model.state_dict().items()}
+    del arrays["wav2vec2.masked_spec_embed"]
+    head = {"lm_head.weight": torch.zeros(5, 32), "lm_head.bias": torch.zeros(5)}
+    save_file(arrays | head, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    edit_json(tmp_path / "config.json", lambda values: values.update(architectures=["Wav2Vec2ForCTC"]))
+    check_equal(embed(create_network("hf:ctc", num_classes=2, weights=tmp_path), clip), expected)
+
+
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+FORMER_KEYS = {
+    "_name_or_path": "",
+    "bos_token_id": None,
+    "dropout": 0.0,
+    "finetuning_task": None,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "is_decoder": False,
+    "length_penalty": 1.0,
+    "num_beams": 1,
+    "task_specific_params": None,
+    "torch_dtype": "float16",
+    "torchscript": False,
+    "transformers_version": "4.16.0.dev0",
+    "use_bfloat16": False,
+}
+"""Keys of configs that versions 4 of transformers wrote."""
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the object of a JSON file."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
 def test_checkpoints_of_hugging_face_are_checked(tmp_path: Path) -> None:
     """A folder without safetensors, an unknown kind of model and a missing array are named."""
-    import json
-
     import transformers as hf
 
     save_huggingface("dinov2", tmp_path)

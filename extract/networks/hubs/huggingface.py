@@ -44,6 +44,8 @@ from moodfuse.extract.networks.weights.published import KnownWeights
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
+TRAINING_ONLY = "masked_spec_embed"
+"""An array of speech models that replaces masked steps in training; not all checkpoints have it."""
 INDEX = f"{SAFETENSORS}.index.json"
 """Lists the files of weights that are split."""
 _PLAIN_PROCESSORS = tuple(
@@ -96,9 +98,12 @@ def hub_spec(name: str, architecture: str = "") -> NetworkSpec:
 
 @lru_cache(32)
 def _cached_spec(name: str, architecture: str) -> NetworkSpec:
-    values = json.loads(architecture)
-    model, config = _read_config(name, values["config"])
-    preprocessing = preprocessing_from_record(values["preprocessing"])
+    try:
+        values = json.loads(architecture)
+        model, config = _read_config(name, values["config"])
+        preprocessing = preprocessing_from_record(values["preprocessing"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{name}: not an architecture: {architecture[:100]!r}") from error
     is_audio = isinstance(preprocessing, AudioPreprocessing)
     return NetworkSpec(
         name=name,
@@ -128,8 +133,10 @@ def _read_config(name: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
         for key, value in values.items()
         if not key.startswith("_") and not key.endswith(("_implementation", "_config", "auto_map"))
     }
-    settings.pop("model_type")
-    return model, transformers.AutoConfig.for_model(kind, **settings)
+    try:
+        return model, transformers.CONFIG_MAPPING[kind].from_dict(settings)
+    except Exception as error:  # the checks of configs raise many types
+        raise InputError(f"{name}: not a config of {kind} ({str(error)[:500]})") from error
 
 
 def _read_architecture(name: str, folder: Path) -> str:
@@ -137,9 +144,9 @@ def _read_architecture(name: str, folder: Path) -> str:
     values = _read_json(folder / CONFIG)
     if (kind := _VISION_OF.get(str(values.get("model_type")))) is not None:
         values = {**values["vision_config"], "model_type": kind}
+    others = ("architectures", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
+    values = {key: value for key, value in values.items() if key not in others}
     model, config = _read_config(name, values)
-    volatile = ("architectures", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
-    values = {key: value for key, value in values.items() if key not in volatile}
     preprocessing: Preprocessing
     front_end: dict[str, Any] = {}
     if model.takes in ("frames", "clip"):
@@ -298,7 +305,7 @@ class HubEncoder(HubNetwork):
             raise WeightsError(f"{path}: not weights of {self.spec.name}: {str(error)[:500]}") from error
         finally:
             transformers_logging.set_verbosity(verbosity)
-        if missing := sorted(report["missing_keys"]):
+        if missing := sorted(set(report["missing_keys"]) - {TRAINING_ONLY}):
             raise WeightsError(f"{path}: {len(missing)} arrays are missing, such as {missing[0]}")
         self.body.load_state_dict(body.state_dict())
 

@@ -15,6 +15,7 @@ from moodfuse.model.folder import ModelError, pack_training_clips, read_training
 from moodfuse.model.model import Model
 
 TREES = "onedmcnn@brief+twodmcnn@brief lightgbm embedding"
+ODD_CONFIG = '{"config":{"model_type":"vit","hidden_size":"x"}}'
 VIDEO = '{"kind":"video","interpolation":"bilinear uint8","crop_px":112,"resize_hw":[128,171]}'
 BODY = "networks/00-body.safetensors"
 ARRAYS = "arrays.safetensors"
@@ -56,6 +57,9 @@ def change_array(folder: Path, name: str, value: np.ndarray | None, *, file: str
         ({"schema": 99}, "schema 99"),
         ({"files": {}}, "is not listed under files"),
         ({"recipe": {"network": "os:system"}}, "unknown source"),
+        ({"recipe": {"network": "hf:x", "architecture": "{}"}}, "not an architecture"),
+        ({"recipe": {"network": "hf:x", "architecture": ODD_CONFIG}}, "not a config of vit"),
+        ({"recipe": {"network": "hf:x"}}, "only its checkpoint says"),
         ({"recipe": {"threads": 10**9}}, "threads"),
         ({"recipe": {"preprocessing": VIDEO}}, "input"),
     ],
