@@ -171,7 +171,7 @@ def predict_new_rows(data: MadeData, result: Result, *, corrected: bool) -> Floa
     """Probabilities of the new rows by the model of a result."""
     level = check_level(result.level)
     scored = ScoredResult(result.sources, result.head, level, "crossfit", run_sources=SOURCES)
-    final = fit_final_model(data.cache, scored, result.probabilities if corrected else None)
+    final = fit_final_model(data.cache, scored, result.probabilities[None] if corrected else None)
     by_source = []
     for source in result.sources:
         networks = [data.networks.get((source, str(holdout))) for holdout in final.networks[source]]

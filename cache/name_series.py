@@ -6,7 +6,7 @@ folds, a model can recognise the series instead of the emotion, and its accuracy
 
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -43,14 +43,14 @@ def find_name_series(
     for row, clip_id in enumerate(ids):
         if match := _NUMBERED.fullmatch(PurePath(strip_window(clip_id)).stem):
             members[match["stem"]].append(row)
-    found = []
+    counts, series = Counter(labels), []
     for stem, rows in sorted(members.items()):
         label = labels[rows[0]]
         files = {strip_window(ids[row]) for row in rows}
-        one_label = {labels[row] for row in rows} == {label} and len(rows) < list(labels).count(label)
+        one_label = {labels[row] for row in rows} == {label} and len(rows) < counts[label]
         if one_label and len(files) >= MIN_FILES and len({groups[row] for row in rows}) > 1:
-            found.append(NameSeries(stem, label, tuple(ids[row] for row in rows)))
-    return tuple(found)
+            series.append(NameSeries(stem, label, tuple(ids[row] for row in rows)))
+    return tuple(series)
 
 
 def describe_name_series(series: Sequence[NameSeries], group_pattern: str | None) -> Iterator[str]:
@@ -62,11 +62,11 @@ def describe_name_series(series: Sequence[NameSeries], group_pattern: str | None
         "series instead of the emotion:"
     )
     yield from (f"  {entry.stem}: {len(entry.ids)} clips, all {entry.label}" for entry in series)
-    pattern = make_group_pattern(series, group_pattern)
-    yield f"  to keep each series in one fold: --group-pattern {shlex.quote(pattern)}"
+    if pattern := make_group_pattern(series, group_pattern):
+        yield f"  to keep each series in one fold: --group-pattern {shlex.quote(pattern)}"
 
 
-def summarise_name_series(series: Sequence[NameSeries]) -> str | None:
+def describe_series_for_report(series: Sequence[NameSeries]) -> str | None:
     """A note about the series for a report; `None` without any."""
     if not series:
         return None
@@ -79,12 +79,19 @@ def summarise_name_series(series: Sequence[NameSeries]) -> str | None:
     )
 
 
-def make_group_pattern(series: Sequence[NameSeries], group_pattern: str | None) -> str:
-    """A pattern for `scan` that makes each series a group, besides the groups of `group_pattern`."""
+def make_group_pattern(series: Sequence[NameSeries], group_pattern: str | None) -> str | None:
+    """A pattern for `scan` that makes each series a group, besides the groups of `group_pattern`.
+
+    `None` if the two cannot be combined.
+    """
     stems = "|".join(re.escape(entry.stem) for entry in series)
     pattern = rf"(?:^|/)({stems})[ _.(-]*\d+\)?[.@]"
     if group_pattern is None:
         return pattern
     if re.compile(group_pattern).groups == 0:
         group_pattern = f"({group_pattern})"
-    return f"{group_pattern}|{pattern}"
+    try:
+        re.compile(combined := f"{group_pattern}|{pattern}")
+    except re.error:  # such as flags, which may only stand at the start
+        return None
+    return combined

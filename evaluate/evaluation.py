@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moodfuse.cache.audits import Audit
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.name_series import find_name_series, summarise_name_series
+from moodfuse.cache.name_series import describe_series_for_report, find_name_series
 from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
 from moodfuse.evaluate import metrics
 from moodfuse.evaluate.intervals import (
@@ -218,7 +218,7 @@ class Evaluation:
             leaky if self.marker else None,
             None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
-            None if self.run.protocol == TEST else summarise_name_series(series),
+            None if self.run.protocol == TEST else describe_series_for_report(series),
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,

@@ -42,10 +42,10 @@ SIMULATED = {
 """Equal groups -> least coverage in simulations; `benchmarks/coverage.py` measures it again."""
 RARE, RARE_UNEQUAL = 8, 15
 """A class is rare below so many groups; `RARE_UNEQUAL` if it has less than a quarter of the mean class."""
-FEW_WRONG = 15
-"""Below so many groups with a wrong prediction the interval of log loss is too narrow."""
+FEW_WRONG, MAX_WRONG = 15, 0.1
+"""With fewer wrongly predicted groups, also as a fraction of all, the interval of log loss is too narrow."""
 ECE_RATIO = 3.0
-"""Below so many times that of a calibrated classifier, a calibration error has no interval."""
+"""Smallest ratio to the calibration error of a calibrated classifier at which it has an interval."""
 SIMULATED_RARE = {"macro_f1": 0.84, "auc": 0.9}
 SIMULATED_WRONG = {"log_loss": 0.84}
 """Least coverage in simulations of such results; `benchmarks/class_sizes.py` measures it again."""
@@ -208,12 +208,13 @@ def rare_class_warning(labels: Labels, member: Labels, classes: Sequence[str]) -
 
 def few_wrong_warning(labels: Labels, probabilities: Floats, member: Labels) -> str | None:
     """Warn where so few groups (`member` [N]) have a wrong prediction that log loss depends on them alone."""
-    if len(np.unique(member[is_correct(labels, probabilities) == 0])) >= FEW_WRONG:
+    wrong = len(np.unique(member[is_correct(labels, probabilities) == 0]))
+    if wrong >= FEW_WRONG or wrong >= MAX_WRONG * len(np.unique(member)):
         return None
     covered = _percent(SIMULATED_WRONG["log_loss"])
     return (
-        f"fewer than {FEW_WRONG} groups have a wrong prediction: in simulations of such results, the 95 % "
-        f"interval of log loss covered the true value in {covered} at worst; it is too narrow"
+        f"only {format_group_count(wrong, wrong)} with a wrong prediction: in simulations of such results, "
+        f"the 95 % interval of log loss covered the true value in {covered} at worst; it is too narrow"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from moodfuse.cache.recipe import MODALITY_NAMES
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.intervals import (
     DIFFERENCE,
@@ -149,17 +150,15 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
     modalities = dict(run.modalities)
     audio, video = (
         tuple(source for source in everything if modalities.get(source) == modality)
-        for modality in ("sound", "picture")
+        for modality in MODALITY_NAMES
     )
-    both = tuple(sorted((*audio, *video)))
-    wanted: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = [
-        (VIDEO_TO_AUDIO, both, [audio]),
-        (AUDIO_TO_VIDEO, both, [video]),
-        (BEST_SINGLE, everything, [(source,) for source in everything]),
-        (TRAINED_HEAD, everything, []),
-    ]
-    if len(audio) == len(video) == 1 and len(everything) == 2:
-        del wanted[2]  # the weaker of the first two
+    wanted: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
+    if audio and video:
+        both = tuple(sorted((*audio, *video)))
+        wanted += [(VIDEO_TO_AUDIO, both, [audio]), (AUDIO_TO_VIDEO, both, [video])]
+    if not (audio and video and len(everything) == 2):  # else the first two questions answer this one
+        wanted.append((BEST_SINGLE, everything, [(source,) for source in everything]))
+    wanted.append((TRAINED_HEAD, everything, []))
     for question, sources, others in wanted:
         for head in PLANNED_HEADS:
             baselines = [(names, *head) for names in others] or [(sources, *MEAN_HEAD)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
+from moodfuse.cache.recipe import DEPTHS, UNCORRECTED, Recipe, Tuning
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import (
     NetworkSpec,
@@ -269,6 +269,8 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
         tuning = Tuning(**values)
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
+    if tuning.class_weight == UNCORRECTED:
+        raise InputError(f"{where}: class_weight is {UNCORRECTED!r}; expected one of: none, balanced")
     if depth == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
         raise InputError(f"{where}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more")
     return tuning

@@ -101,8 +101,8 @@ def fit_final_model(
 ) -> FinalModel:
     """Fit the model of a result.
 
-    `out_of_fold` are the result's probabilities [N, C] in its run. Their calibration corrects the temperature
-    of the model; without them the temperature is that of the inner folds.
+    `out_of_fold` are the result's probabilities [R, N, C] in its run, under each of R fold plans. Their
+    calibration corrects the temperature of the model; without them it is that of the inner folds.
 
     Raises
     ------
@@ -127,7 +127,9 @@ def fit_final_model(
         design = replace(design, inner=())
     model, chosen, temperature = fit_head(design, scored.head, head_settings)
     if chosen is not None and out_of_fold is not None:
-        temperature = float(np.clip(temperature * fit_temperature(out_of_fold, rows.labels), *TEMPERATURES))
+        labels = np.tile(rows.labels, len(out_of_fold))
+        correction = fit_temperature(np.concatenate(out_of_fold), labels)
+        temperature = float(np.clip(temperature * correction, *TEMPERATURES))
     head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
     fusion = Fusion(design.classes, level, tuple(sources), head, temperature, chosen is not None)
     return FinalModel(fusion, networks, model.to_text() if head.kind == "trees" else "")

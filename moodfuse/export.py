@@ -116,7 +116,8 @@ def export_model(
     notes += _reading_notes(cache)
     for note in notes:
         echo(note)
-    final = fit_final_model(cache, _scored(run, result), result.probabilities)
+    plans = (result.probabilities, *(() if result.repeats is None else result.repeats))
+    final = fit_final_model(cache, _scored(run, result), np.stack(plans))
     fusion = final.fusion
     for source in result.sources:
         check_network_version(cache.recipe(source))
@@ -256,6 +257,9 @@ def _select_simplest(
     candidates = [result for result in near if ranks[result.name].log_loss < baseline] or [best]
     sizes = {result.name: _network_bytes(cache, _scored(run, result)) for result in candidates}
     simplest = min(candidates, key=lambda one: (sizes[one.name], len(one.sources), ranks[one.name]))
+    if len(candidates) == 1:
+        why = f"selected: no other result is within one standard error ({error:.3f}) of its log loss"
+        return simplest, [*notes, why]
     return simplest, [
         *notes,
         f"selected as the smallest of {len(candidates)} results whose cross-validated log loss is within one "
@@ -353,6 +357,7 @@ def _expected_scores(run: Run, result: Result, resamples: GroupResamples) -> dic
     labels = run_labels(run)
     score = score_resamples(labels, result.probabilities, resamples, classes=run.classes)
     scores: dict[str, object] = {"clips": score.clips, "groups": score.groups, "results": len(run.results)}
+    scores["fold_plans"] = 1 + len(run.repeat_folds)
     for name in METRICS:
         scores[name] = _json_number(getattr(score, name))
         scores[f"{name}_ci95"] = [_json_number(end) for end in getattr(score, f"{name}_ci95").ends]

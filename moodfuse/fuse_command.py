@@ -41,7 +41,7 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
     "--class-weight",
     type=click.Choice(["none", "balanced"]),
     help="balanced: give all classes the same total weight in fitting the heads, however many clips they "
-    "have. Probabilities are calibrated in either case.  [default: none]",
+    "have. The mean probability of a class stays near its frequency.  [default: none]",
 )
 @click.option(
     "--repeats",
@@ -60,8 +60,8 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
     "--export",
     "result",
     metavar="best|simplest|RESULT",
-    help="Write the model of a result, such as 'c3d+i3d softmax logits', of the best (least cross-validated "
-    "log loss), or of the simplest (the smallest whose log loss is within one standard error of the best). "
+    help="Write the model of a result. best: the result of least cross-validated log loss. simplest: the "
+    "smallest within one standard error of the best. RESULT: one by name, such as 'c3d+i3d softmax logits'. "
     "With the --run of one that exists, nothing is fused.",
 )
 @click.option(

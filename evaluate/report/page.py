@@ -15,6 +15,7 @@ from PIL import Image
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.media import read_frame
+from moodfuse.cache.recipe import MODALITY_NAMES
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.markup import page_assets, report_style
@@ -28,8 +29,6 @@ MISTAKE_LIMIT = 12
 THUMBNAIL_LIMIT = 200
 THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT, JPEG_QUALITY = 160, 240, 60
 MIDDLE_FRAME = 16
-MODALITIES = {"sound": "audio", "picture": "video"}
-"""How runs store the modalities that a clip does not have -> their names."""
 
 
 class Curve(NamedTuple):
@@ -76,7 +75,7 @@ def render_page(
         predicted=[run.classes[index] for index in best.argmax(axis=1)],
         confidence=best.max(axis=1).tolist(),
         label_probability=best[np.arange(len(labels)), labels].tolist(),
-        missing=[", ".join(MODALITIES.get(name, name) for name in names) for names in run.missing],
+        missing=[", ".join(MODALITY_NAMES.get(name, name) for name in names) for names in run.missing],
         mistakes=mistakes,
         thumbnails=images,
         comparison=comparison,

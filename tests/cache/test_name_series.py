@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from moodfuse.cache.name_series import find_name_series, make_group_pattern, summarise_name_series
+from moodfuse.cache.name_series import describe_series_for_report, find_name_series, make_group_pattern
 
 OTHERS = {f"{label}/{label} other.mp4": label for label in ("sad", "fear", "calm")}
 
@@ -72,6 +72,6 @@ def test_pattern_groups_exactly_the_series(given: str | None) -> None:
 def test_summary_names_the_largest_series() -> None:
     """The note counts clips and series; without a series there is none."""
     ids = [*(f"x{number}" for number in range(3)), *(f"y{number}" for number in range(5)), "z"]
-    note = summarise_name_series(find_name_series(ids, ["sad"] * 9, ids))
+    note = describe_series_for_report(find_name_series(ids, ["sad"] * 9, ids))
     assert note is not None and "8 clips are in 2 series" in note and "such as y (5 clips, all sad)" in note
-    assert summarise_name_series(()) is None
+    assert describe_series_for_report(()) is None

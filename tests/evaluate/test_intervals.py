@@ -148,12 +148,14 @@ def test_rare_classes_are_warned_about_by_their_groups() -> None:
 
 
 def test_few_wrong_groups_are_warned_about() -> None:
-    """Two wrong clips of a group count once."""
+    """Fewer than 15 groups and a tenth of all; two wrong clips of a group count once."""
     labels, member = np.zeros(100, dtype=int), np.arange(100) // 2
-    for wrong, is_warned in ((28, True), (30, False)):
+    for wrong, is_warned in ((8, True), (10, False)):
         p = np.eye(2)[(np.arange(100) < wrong).astype(int)]
         warning = few_wrong_warning(labels, p, member)
         assert (warning is not None) == is_warned
+    many, p = np.zeros(400, dtype=int), np.eye(2)[(np.arange(400) < 15).astype(int)]
+    assert few_wrong_warning(many, p, np.arange(400)) is None
     assert f"{SIMULATED_WRONG['log_loss']:.0%}".replace("%", " %") in str(
         few_wrong_warning(labels, np.eye(2)[labels], member)
     )

@@ -107,6 +107,8 @@ def test_questions_without_their_results_are_left_out() -> None:
         AUDIO_TO_VIDEO,
         TRAINED_HEAD,
     ]
+    audio_only = replace(run, modalities=tuple((source, "sound") for source, _ in run.modalities))
+    assert [one.question for one in list_comparisons(audio_only)] == [BEST_SINGLE, TRAINED_HEAD]
     pair = {("music",): 0.5, ("faces",): 0.2, ("faces", "music"): 0.7}
     pair_questions = [one.question for one in list_comparisons(make_run(pair))]
     assert pair_questions == [VIDEO_TO_AUDIO, AUDIO_TO_VIDEO, TRAINED_HEAD]

@@ -70,6 +70,11 @@ def test_sources_carry_their_recipe(recipe_file) -> None:
         ),
         (
             "a.toml",
+            "[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nclass_weight='uncorrected'\n",
+            "class_weight is 'uncorrected'; expected one of: none, balanced",
+        ),
+        (
+            "a.toml",
             "[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nclass_weight='rare'\n",
             "class_weight is 'rare'; expected one of: none, balanced",
         ),

@@ -84,12 +84,12 @@ def test_the_temperature_is_corrected_by_the_out_of_fold_probabilities(crossfitt
     sure = np.where(np.eye(3)[(labels + (np.arange(len(labels)) % 3 == 0)) % 3] == 1, 0.98, 0.01)
     plain = fit_final_model(crossfitted, scored).fusion
     for out_of_fold in (unsure, sure):
-        fusion = fit_final_model(crossfitted, scored, out_of_fold).fusion
+        fusion = fit_final_model(crossfitted, scored, out_of_fold[None]).fusion
         expected = plain.temperature * fit_temperature(out_of_fold, labels)
         assert fusion.temperature == pytest.approx(np.clip(expected, *TEMPERATURES))
         assert (fusion.temperature < plain.temperature) == (out_of_fold is unsure)
     defaults = replace(scored, defaults=True)
-    assert fit_final_model(crossfitted, defaults, unsure).fusion.temperature == 1.0
+    assert fit_final_model(crossfitted, defaults, unsure[None]).fusion.temperature == 1.0
 
 
 def test_class_weights_reach_every_fit_of_a_model(build: Builder) -> None:
