@@ -152,7 +152,8 @@ def test_without_a_network_one_line_says_what_to_download(
     source: str, options: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No hub source starts from random values."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("requests.head", lambda *arguments, **settings: raise_(requests.ConnectionError()))
     monkeypatch.setenv("MOODFUSE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("requests.get", lambda *arguments, **settings: raise_(requests.ConnectionError()))

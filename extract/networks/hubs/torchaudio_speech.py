@@ -87,7 +87,7 @@ def known_weights(name: str) -> dict[str, KnownWeights]:
     """The weights of a bundle."""
     bundle = find_bundle(name)
     known = KnownWeights(
-        name=PRETRAINED,
+        name=bundle.file.removesuffix(".pth"),
         network=name,
         layout="torchaudio",
         file=bundle.file,
@@ -99,7 +99,7 @@ def known_weights(name: str) -> dict[str, KnownWeights]:
         preprocessing=AudioPreprocessing(),
         drops=(),
     )
-    return {PRETRAINED: known}
+    return {known.name: known, PRETRAINED: known}
 
 
 def checkpoint_facts(name: str, weights: str) -> WeightsFacts:
