@@ -4,13 +4,14 @@ Usage: fuse_speed.py [ours|times|scores]. Synthetic features of 503 clips, six c
 1024, 256 and 160 columns, imported as `*` sources with declared folds (so there is one plan); the command is
 `moodfuse fuse --combine all --head softmax --head logistic --head lightgbm --level embedding --jobs 2`.
 
-The plain loop: for every combination, head and fold a Pipeline of StandardScaler and LogisticRegression
-(under OneVsRestClassifier for `logistic`), C chosen from the same grid on the same inner grouped folds by the
-same loss, and LGBMClassifier, once with our settings and the same search for its rounds, once with its
-defaults on all threads. It runs on one fold of six and on every third of the 15 combinations, and is scaled
-up by folds and columns; the command's time is that of the whole process. Wall time and CPU time are both
-given, as others may use the machine. Then scores are compared on three synthetic datasets, and on real clips
-where MOODFUSE_CLIPS names a folder (audio only, frozen networks). Exits 1 if a bar is missed.
+The plain loop: for every combination, head and fold a Pipeline of StandardScaler, the same scale for every
+source, and LogisticRegression (under OneVsRestClassifier for `logistic`), C chosen from the same grid on the
+same inner grouped folds by the same loss, and LGBMClassifier, once with our settings and the same search for
+its rounds, once with its defaults on all threads. It runs on one fold of six and on every third of the 15
+combinations, and is scaled up by folds and columns; the command's time is that of the whole process. Wall
+time and CPU time are both given, as others may use the machine. Then scores are compared on three synthetic
+datasets, and on real clips where MOODFUSE_CLIPS names a folder (audio only, frozen networks). Exits 1 if a
+bar is missed.
 """
 
 import argparse
@@ -33,8 +34,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.runs import Run, read_run
@@ -170,6 +170,7 @@ class Fold:
     y: np.ndarray
     test: np.ndarray
     inner: np.ndarray
+    widths: tuple[int, ...]
 
     def inner_folds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows to fit on and rows to score, among the training rows."""
@@ -186,20 +187,21 @@ def make_fold(cache: FeatureCache, sources: tuple[str, ...], fold: int) -> Fold:
     for number, inner_fold in enumerate(design.inner):
         inner[inner_fold.held_out] = number
     y = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
-    return Fold(design.x, y, design.test, inner[~design.test])
+    return Fold(design.x, y, design.test, inner[~design.test], design.widths)
 
 
-def balanced_loss(probabilities: Floats, y_true: np.ndarray) -> float:
-    """Log loss, classes weighted to count alike."""
-    weights = compute_sample_weight("balanced", y_true)
+def mean_loss(probabilities: Floats, y_true: np.ndarray) -> float:
+    """Log loss."""
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # sums of trees are nearly 1
-    return float(log_loss(y_true, probabilities, sample_weight=weights, labels=range(CLASSES)))
+    return float(log_loss(y_true, probabilities, labels=range(CLASSES)))
 
 
-def linear(head: str, penalty: float, columns: int, tol: float) -> Any:
-    """A Pipeline. Our C is that of columns divided by the root of their number."""
-    model: Any = LogisticRegression(C=penalty / columns, class_weight="balanced", tol=tol, max_iter=5000)
-    return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if head == "logistic" else model)
+def linear(head: str, penalty: float, widths: tuple[int, ...], tol: float) -> Any:
+    """A Pipeline that scales the sources alike, as ours does."""
+    scale = np.sqrt(len(widths) * np.repeat(widths, widths))
+    model: Any = LogisticRegression(C=penalty, tol=tol, max_iter=5000)
+    model = OneVsRestClassifier(model) if head == "logistic" else model
+    return make_pipeline(StandardScaler(), FunctionTransformer(lambda x: x / scale), model)
 
 
 def fit_plain(head: str, fold: Fold) -> Floats:
@@ -210,7 +212,7 @@ def fit_plain(head: str, fold: Fold) -> Floats:
 
     def make(value: float) -> Any:
         if head != "lightgbm":
-            return linear(head, value, x.shape[1], 1e-4)
+            return linear(head, value, fold.widths, 1e-4)
         return LGBMClassifier(**LightGBMHead().settings(x.shape[1], int(value)) | {"n_jobs": os.cpu_count()})
 
     losses = []
@@ -219,13 +221,13 @@ def fit_plain(head: str, fold: Fold) -> Floats:
         probabilities = np.zeros((len(y), CLASSES))
         for fit, score in fold.inner_folds():
             probabilities[score] = make(value).fit(x[fit], y[fit]).predict_proba(x[score])
-        losses.append(balanced_loss(probabilities, y))
+        losses.append(mean_loss(probabilities, y))
     return make(grid[int(np.argmin(np.round(losses, 9)))]).fit(x, y).predict_proba(held)
 
 
 def fit_exact(head: str, fold: Fold, penalty: float) -> Floats:
     """scikit-learn's solution at a small tolerance."""
-    model = linear(head, penalty, fold.x.shape[1], 1e-9)
+    model = linear(head, penalty, fold.widths, 1e-9)
     return model.fit(fold.x[~fold.test], fold.y[~fold.test]).predict_proba(fold.x[fold.test])
 
 

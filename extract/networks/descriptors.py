@@ -184,7 +184,7 @@ AUDIO_NAMES = (
 
 
 class AudioStats(Descriptors):
-    """Loudness, spectrum, tonality and rhythm of waveforms ``[N, samples]`` in [-1, 1].
+    """Loudness, spectrum, tonality and rhythm of waveforms ``[N, samples]`` in [-1, 1], from 2 s.
 
     Silent windows, and those that reach into the zeros that pad a short clip, do not count.
     """

@@ -231,6 +231,17 @@ def test_blank_clips_are_finite(level: float) -> None:
     assert all(np.isfinite(list(values.values())).all() for values in blank)
 
 
+@pytest.mark.parametrize("source", NAMES)
+def test_descriptors_are_computed_in_float32(source: str) -> None:
+    """Autocast to bfloat16 changes nothing."""
+    network, clip = create_network(source, num_classes=2), torch.rand(1, 3, 4, 64, 64)
+    clip = clip if source == "frame-stats" else clip.flatten(1)
+    with torch.inference_mode():
+        expected = network.trunk(clip)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(network.trunk(clip), expected)
+
+
 def test_no_weights_and_nothing_to_tune_whole() -> None:
     """The default depth is frozen, the recipe has no weights, and depth full is refused."""
     for source in NAMES:
