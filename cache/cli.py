@@ -155,6 +155,13 @@ def cache_prune_command(
     help="Embedding columns of a .csv or .parquet: names or patterns such as 'feat_*', separated by commas; "
     "repeatable.  [default: e0, e1, ..., otherwise all numbers but index columns]",
 )
+@click.option(
+    "--made-by",
+    metavar="SOURCE[=WEIGHTS]",
+    default="",
+    help="The frozen network that made the features, such as hf:facebook/dinov2-base, so that models with "
+    "them can be exported; needs the files of the clips then.",
+)
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Random seed of the fold plan.  [default: the cache's plan, else 0]")
 @click.option("--replace", is_flag=True, help="Accept --labels without any clip that the cache has.")

@@ -97,7 +97,8 @@ class Recipe:
     embedding_tuned : bool
         Whether the tuned layers lie before the embedding.
     architecture : str
-        Canonical JSON that builds the network where its name does not say how; empty otherwise.
+        Canonical JSON that builds the network where its name does not say how; of an import
+        ``{"made_by": source}`` where the user named the network that made it; otherwise empty.
     """
 
     source: str
@@ -133,6 +134,13 @@ class Recipe:
         """Whether its networks saw labels, so that there is one per holdout."""
         return self.depth != "frozen"
 
+    @property
+    def made_by(self) -> str:
+        """The source whose network made imported features, as the user named it; empty for other recipes."""
+        if self.network != IMPORT or not self.architecture:
+            return ""
+        return str(json.loads(self.architecture)["made_by"])
+
     @cached_property
     def modality(self) -> Modality | None:
         """The modality that the network reads; `None` for imported features, which every clip has."""
@@ -167,8 +175,8 @@ def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**{**values, "tuning": tuning})
 
 
-def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
-    """Recipe of features that were made elsewhere; only the source's name is known."""
+def import_recipe(source: str, *, sees_labels: bool, made_by: str = "") -> Recipe:
+    """Recipe of features that were made elsewhere; `made_by` is the source whose network made them."""
     return Recipe(
         source=source,
         network=IMPORT,
@@ -178,6 +186,7 @@ def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
         depth="imported" if sees_labels else "frozen",
         tuning=None,
         embedding_tuned=sees_labels,
+        architecture=canonical_json({"made_by": made_by}) if made_by else "",
     )
 
 

@@ -67,10 +67,11 @@ def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
         return "a leaky run measures a leak; its networks saw the clips that they were tested on"
     missing: dict[str, Holdout] = {}
     for source in scored.sources:
-        if cache.recipe(source).network == IMPORT:
+        recipe = cache.recipe(source)
+        if recipe.network == IMPORT and not recipe.made_by:
             return (
-                f"{source} was imported, so nothing here can compute it for a new file; if the network that "
-                "made it is in the list of `moodfuse networks`, use that as a source of extract"
+                f"{source} was imported, so nothing here can compute it for a new file; if its network is "
+                "one of `moodfuse networks`, import it under another name with --made-by"
             )
         for holdout in list_networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):

@@ -4,7 +4,7 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.files import check_checksum
+from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import WINDOW_S, Holdout
 from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.store import FeatureCache
@@ -88,7 +89,8 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
         )
     exportable = [row for row, why in zip(chosen, reasons, strict=True) if not why]
     for source in collect_sources(exportable):
-        check_network_version(cache.recipe(source))
+        if not cache.recipe(source).made_by:
+            check_network_version(cache.recipe(source))
 
 
 def _check_folder(folder: Path) -> None:
@@ -119,10 +121,17 @@ def export_model(
     plans = (result.probabilities, *(() if result.repeats is None else result.repeats))
     final = fit_final_model(cache, _scored(run, result), np.stack(plans))
     fusion = final.fusion
-    for source in result.sources:
-        check_network_version(cache.recipe(source))
+    recipes = {source: cache.recipe(source) for source in result.sources}
+    for source, recipe in recipes.items():
+        if recipe.made_by:
+            from moodfuse.extract.imported_network import store_network  # imports torch
+
+            recipes[source] = store_network(cache, source)
+        check_network_version(recipes[source])
     files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
-    sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
+    sources = tuple(
+        _add_source(cache, final, number, recipes, files) for number in range(len(fusion.sources))
+    )
     if final.trees:
         files["trees.txt"] = final.trees.encode()
     decoder, *others = {status.decoder for status in cache.clips}
@@ -305,7 +314,11 @@ def _network_bytes(cache: FeatureCache, scored: ScoredResult) -> int:
 
 
 def _add_source(
-    cache: FeatureCache, final: FinalModel, number: int, files: dict[str, Path | bytes]
+    cache: FeatureCache,
+    final: FinalModel,
+    number: int,
+    recipes: Mapping[str, Recipe],
+    files: dict[str, Path | bytes],
 ) -> ModelSource:
     """Add the networks of a source to the files of the model, and return its entry in the card."""
     fused = final.fusion.sources[number]
@@ -317,7 +330,7 @@ def _add_source(
             raise InputError(f"{path} is missing; run extract again with --source {fused.source}")
         check_checksum(path)
     files.update(zip((body_name, *names) if body_name else names, (*body, *networks), strict=True))
-    return ModelSource(cache.recipe(fused.source), body_name, tuple(names), len(fused.own))
+    return ModelSource(recipes[fused.source], body_name, tuple(names), len(fused.own))
 
 
 # Texts and scores of the card

@@ -37,8 +37,9 @@ class ImportSettings:
 
     `holdout` are the folds whose labels were not used to make the features. `labels` is a CSV that declares
     the clips, `ids` names the rows of a ``.npy``, and `columns` are the embedding columns of a table. With
-    `replace`, `labels` may have no clip in common with the current ones. `command` is kept in the cache for
-    reports.
+    `replace`, `labels` may have no clip in common with the current ones. `made_by` is the source, perhaps
+    with ``=WEIGHTS``, whose frozen network made the features, for models that contain it. `command` is kept
+    in the cache for reports.
     """
 
     cache: Path
@@ -50,9 +51,12 @@ class ImportSettings:
     columns: tuple[str, ...] = ()
     plan: PlanChoice = field(default_factory=PlanChoice)
     replace: bool = False
+    made_by: str = ""
     command: str = ""
 
     def __post_init__(self) -> None:
+        if self.made_by and self.holdout.folds is not None:
+            raise InputError("--made-by is for features of a frozen network; give --holdout '*'")
         if not _NAME.fullmatch(self.source):
             raise InputError(
                 f"source name {self.source!r} is not plain; use letters, digits, '.', '_' and '-', at most 64"
@@ -83,7 +87,11 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
     dataset = _choose_dataset(cache, settings, report)
     report(plan_line(dataset.plan, dataset.clips))
-    recipe = import_recipe(settings.source, sees_labels=settings.holdout.folds is not None)
+    recipe = import_recipe(
+        settings.source, sees_labels=settings.holdout.folds is not None, made_by=settings.made_by
+    )
+    if settings.made_by and "logits" in features.arrays:
+        raise InputError(f"{settings.file}: has logits, and --made-by is for features without them")
     _check_holdout(settings.holdout, dataset)
     _check_source(cache, recipe, settings.holdout)
     training_clips = None
@@ -222,16 +230,18 @@ def _check_holdout(holdout: Holdout, dataset: _Dataset) -> None:
 def _check_source(cache: FeatureCache | None, recipe: Recipe, holdout: Holdout) -> None:
     """Check that the name is new in the cache, or has the same meaning there."""
     source = recipe.source
-    if cache is None or source not in cache.selection:
+    if cache is None or cache.selection.get(source) in (None, recipe.digest16):
         return
-    current = find_import_recipe(source, cache.selection[source])  # its file may be damaged; it is rewritten
-    if current is None:
+    current = find_import_recipe(source, cache.selection[source]) or cache.recipe(source)
+    if current.network != IMPORT:
         raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
         raise InputError(
             f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and "
             f"this is {holdout}; use another --source name"
         )
+    made_by = f"--made-by {current.made_by}" if current.made_by else "no --made-by"
+    raise InputError(f"source {source!r} was imported with {made_by}; use another --source name")
 
 
 # Classes, rows and columns

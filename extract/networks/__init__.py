@@ -46,6 +46,7 @@ __all__ = [
     "create_network",
     "default_weights",
     "fetch_weights",
+    "find_hub",
     "input_size",
     "list_networks",
     "load_weights",

@@ -17,7 +17,7 @@ from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.store import FeatureCache, TrainingClips
 from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media.pool import end_with_parent
-from moodfuse.extract.networks import load_weights_file, save_weights, trunk_names
+from moodfuse.extract.networks import find_hub, load_weights_file, save_weights, trunk_names
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.pending import BlockWriter, Work, shared_order
 from moodfuse.extract.progress import track
@@ -73,9 +73,10 @@ def save_body(path: Path, recipe: Recipe, network: Network) -> None:
 def count_processes(work: Work, cores: int) -> int:
     """Number of processes that tune networks of a source at a time; results do not depend on it.
 
-    Only audio networks are small enough to run side by side; on a GPU one process is fastest.
+    Only our audio networks are small enough to run side by side; on a GPU one process is fastest.
     """
-    if work.recipe.modality != "sound" or work.recipe.device != "cpu":
+    recipe = work.recipe
+    if recipe.modality != "sound" or recipe.device != "cpu" or find_hub(recipe.network):
         return 1
     return max(1, min(cores // work.recipe.threads, work.to_tune // NETWORKS_PER_TASK))
 

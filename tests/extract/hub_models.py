@@ -42,7 +42,7 @@ def add_tiny_bundle() -> str:
         encoder_dropout=0.0, encoder_layer_norm_first=False, encoder_layer_drop=0.0, aux_num_out=None,
         **sizes,
     )  # fmt: skip
-    BUNDLES["TINY"] = Bundle("tiny", "tiny.pth", 32, 0.1, True)
+    BUNDLES["TINY"] = Bundle("tiny", "tiny.pth", 32, 2, 0.1, True)
     return "torchaudio:TINY"
 
 
@@ -122,6 +122,14 @@ def _timesformer() -> tuple[Any, Any]:
     return hf.TimesformerModel(config), hf.VideoMAEImageProcessor(**sizes)
 
 
+def _vivit() -> tuple[Any, Any]:
+    import transformers as hf
+
+    config = hf.VivitConfig(**tiny(image_size=64, num_frames=8, tubelet_size=[2, 16, 16]))
+    sizes = {"size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}}
+    return hf.VivitModel(config, add_pooling_layer=False), hf.VivitImageProcessor(**sizes)
+
+
 IMAGE = {
     "clip": _clip,
     "siglip": _siglip,
@@ -129,6 +137,7 @@ IMAGE = {
     "vit": _vit,
     "videomae": _videomae,
     "timesformer": _timesformer,
+    "vivit": _vivit,
 }
 
 

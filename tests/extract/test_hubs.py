@@ -152,7 +152,8 @@ def test_without_a_network_one_line_says_what_to_download(
     source: str, options: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No hub source starts from random values."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("requests.head", lambda *arguments, **settings: raise_(requests.ConnectionError()))
     monkeypatch.setenv("MOODFUSE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("requests.get", lambda *arguments, **settings: raise_(requests.ConnectionError()))
@@ -219,7 +220,7 @@ def test_image_encoders_of_hugging_face(kind: str, clip: Media, tmp_path: Path) 
     check_equal(embed(network, clip), features.mean(dim=0))
 
 
-@pytest.mark.parametrize("kind", ["videomae", "timesformer"])
+@pytest.mark.parametrize("kind", ["videomae", "timesformer", "vivit"])
 def test_video_encoders_of_hugging_face(kind: str, clip: Media, tmp_path: Path) -> None:
     """The embedding is the mean or the first of the last hidden state, on the frames that the model takes."""
     model, processor = save_huggingface(kind, tmp_path)
@@ -357,6 +358,14 @@ def test_torchaudio_bundles(name: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         layers, _ = model.extract_features(x)  # type: ignore[operator]
         check_equal(network.trunk(x)[0], torch.stack(layers).mean(dim=0)[0].mean(dim=0))
+    if name == "WAVLM_BASE":
+        network = create_network(f"torchaudio:{name}.6", num_classes=2, weights=tmp_path / bundle._path)
+        with torch.inference_mode():
+            check_equal(network.trunk(x)[0], layers[5][0].mean(dim=0))
+        with pytest.raises(
+            UnknownNameError, match="unknown layer of torchaudio:WAVLM_BASE '13'; known: 1, 10"
+        ):
+            network_spec("torchaudio:WAVLM_BASE.13")
 
 
 def test_torchaudio_bundles_have_torchaudios_files_and_normalisation() -> None:
@@ -368,4 +377,5 @@ def test_torchaudio_bundles_have_torchaudios_files_and_normalisation() -> None:
     for name, ours in BUNDLES.items():
         theirs = getattr(torchaudio.pipelines, name)
         assert (ours.file, ours.normalised) == (theirs._path, theirs._normalize_waveform)
-        assert ours.width == theirs._params["encoder_embed_dim"]
+        sizes = (theirs._params["encoder_embed_dim"], theirs._params["encoder_num_layers"])
+        assert (ours.width, ours.layers) == sizes

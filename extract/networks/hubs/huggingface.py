@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torchaudio
 import transformers
@@ -49,10 +50,12 @@ TRAINING_ONLY = "masked_spec_embed"
 INDEX = f"{SAFETENSORS}.index.json"
 """Lists the files of weights that are split."""
 _PLAIN_PROCESSORS = tuple(
-    f"{kind}ImageProcessor" for kind in ("BiT", "Bit", "CLIP", "DeiT", "Siglip", "VideoMAE", "ViT")
+    f"{kind}ImageProcessor" for kind in ("BiT", "Bit", "CLIP", "DeiT", "Siglip", "VideoMAE", "ViT", "Vivit")
 )
 """Image processors that resize, crop and normalise, and do nothing else."""
 _FILTERS: dict[int, Interpolation] = {2: "bilinear uint8", 3: "bicubic uint8"}  # by Pillow's number
+_PILLOW_FILTERS: dict[int, Interpolation] = {2: "bilinear PIL", 3: "bicubic PIL"}
+_USES_PILLOW = "VivitImageProcessor"
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ MODELS = {
     "vit": HubModel("ViTModel", "frames", "first"),
     "videomae": HubModel("VideoMAEModel", "clip", "mean"),
     "timesformer": HubModel("TimesformerModel", "clip", "first"),
+    "vivit": HubModel("VivitModel", "clip", "first"),
     "wav2vec2": HubModel("Wav2Vec2Model", "waveform", "mean"),
     "hubert": HubModel("HubertModel", "waveform", "mean"),
     "wavlm": HubModel("WavLMModel", "waveform", "mean"),
@@ -185,16 +189,19 @@ def _read_image_processor(name: str, folder: Path, frames: int) -> VideoPreproce
     crop = dict(processor.crop_size if processor.do_center_crop else size)
     if not crop.get("height") or crop["height"] != crop["width"]:
         raise InputError(f"{name}: its input is not a square: size {size}, crop {crop}")
-    mean, std = processor.image_mean, processor.image_std
+    filters = _PILLOW_FILTERS if kind == _USES_PILLOW else _FILTERS
+    mean = np.array(processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0))
+    if getattr(processor, "offset", False):  # values from -1 to 1 are normalised
+        mean = mean + 1.0
     return VideoPreprocessing(
         crop_px=crop["height"],
         frames=frames,
         resize_short_side_px=short_side_px,
         resize_hw=hw,
-        interpolation=_FILTERS[processor.resample],
+        interpolation=filters[processor.resample],
         scale=processor.rescale_factor if processor.do_rescale else 1.0,
-        mean=tuple(mean) if processor.do_normalize else (0.0, 0.0, 0.0),
-        std=tuple(std) if processor.do_normalize else (1.0, 1.0, 1.0),
+        mean=tuple(mean.tolist()),
+        std=tuple(processor.image_std) if processor.do_normalize else (1.0, 1.0, 1.0),
     )
 
 
@@ -354,7 +361,7 @@ class HubClip(HubEncoder):
 
 def _options(model: HubModel) -> dict[str, Any]:
     """Options of a model's class: without a pooling layer that is not used, and may have no weights."""
-    return {"add_pooling_layer": False} if model.cls == "ViTModel" else {}
+    return {"add_pooling_layer": False} if model.cls in ("ViTModel", "VivitModel") else {}
 
 
 def _build_body(model: HubModel, config: Any) -> nn.Module:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from moodfuse.extract.networks.weights.files import WeightsError
 
+_TIMEOUT_S = 10
+
 
 def find_file(repository: str, file: str, *, name: str, revision: str | None = None) -> Path:
     """A file of a repository, for the network `name`; downloaded if it is not in the cache.
 
     Raises `WeightsError`, which says what to download, if it is not there and cannot be downloaded.
     """
+    import requests
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -20,9 +23,13 @@ def find_file(repository: str, file: str, *, name: str, revision: str | None = N
     except (LocalEntryNotFoundError, ValueError, OSError):
         pass  # not in the cache
     try:
+        if not constants.HF_HUB_OFFLINE:
+            requests.head(constants.ENDPOINT, timeout=_TIMEOUT_S)  # huggingface_hub retries for half a minute
         return Path(hf_hub_download(repository, file, revision=revision))
     except (ValueError, OSError) as error:  # the errors of huggingface_hub and of its requests
         reason = str(error).strip().partition("\n")[0][:200]
+        if isinstance(error, requests.ConnectionError):
+            reason = f"{constants.ENDPOINT} cannot be reached"
         raise WeightsError(
             f"{name}: {file} of https://huggingface.co/{repository} is not in {constants.HF_HUB_CACHE} and "
             f"cannot be downloaded ({reason}); run `hf download {repository}` where there is a network and "
