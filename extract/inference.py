@@ -26,7 +26,7 @@ from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, l
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16, resolve_device
 from moodfuse.extract.networks.registry import input_size, network_spec
-from moodfuse.extract.recipe_files import check_network_version, read_preprocessing
+from moodfuse.extract.recipe_files import check_network_version, check_registered, read_preprocessing
 from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -168,6 +168,7 @@ def _as_rows(embedding: Tensor, logits: Tensor) -> Rows:
 
 def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
+    check_registered(recipe)
     try:
         spec = network_spec(recipe.network, recipe.architecture)
         size = input_size(read_preprocessing(recipe))

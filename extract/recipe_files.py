@@ -20,6 +20,7 @@ from moodfuse.extract.networks import (
     Preprocessing,
     WeightsFacts,
     default_weights,
+    is_registered,
     network_spec,
     preprocessing_from_record,
     weights_facts,
@@ -93,6 +94,8 @@ def split_hf_source(text: str, labels: Collection[str]) -> tuple[str, str | None
     else:
         name = location.partition("@")[0].replace("/", "--")
     name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+    if not location or not name.strip("-."):
+        raise InputError(f"{text}: names no repository and no folder; write hf:OWNER/NAME or hf:FOLDER")
     return f"hf:{name}{at}{label}", None if location == name else location
 
 
@@ -104,7 +107,13 @@ def name_hf_sources(sources: Iterable[str], choice: RecipeChoice) -> tuple[tuple
         return split_hf_source(source, labels) if source.startswith("hf:") else (source, None)
 
     named = [split(source) for source in sources]
-    located = {name: location for name, location in named if location is not None}
+    located: dict[str, str] = {}
+    for name, location in named:
+        if location is not None and located.setdefault(name, location) != location:
+            raise InputError(
+                f"{located[name]} and {location} would both be called {name} in the cache; extract one "
+                "of them into another cache, or rename its folder"
+            )
     depths = {split(source)[0]: depth for source, depth in choice.depths.items()}
     weights = {split(source)[0]: value for source, value in choice.weights.items()}
     return tuple(name for name, _ in named), replace(choice, depths=depths, weights={**located, **weights})
@@ -121,6 +130,15 @@ def option_names(source: str) -> tuple[str, ...]:
     labels = {label: None, FORMER_NAMES.get(label, label): None}
     labels |= {former: None for former, current in FORMER_NAMES.items() if current == label}
     return (*(f"{network}@{name}" for name in labels), network)
+
+
+def check_registered(recipe: Recipe) -> None:
+    """Raise `InputError` unless a model folder may name the network of a recipe."""
+    if not is_registered(recipe.network):
+        raise InputError(
+            f"{recipe.source}: no installed package registers the network {recipe.network!r}, so a model "
+            "cannot use it; it needs an entry point in the group moodfuse.networks (docs/networks.md)"
+        )
 
 
 def check_network_version(recipe: Recipe) -> None:

@@ -66,11 +66,10 @@ class DesignMatrix:
     """The features of one outer fold, checked against leaks.
 
     `x` [N, D] has the sources' columns side by side, a row per clip of the plan; `widths` are their numbers.
-    `y` [N] are indices into the
-    sorted labels `classes`, `HIDDEN` for test rows; `groups` [N] are named by the smallest clip digest in
-    them; `test` [N] is which rows are tested, the others train. `out_of_sample` is whether no network behind
-    a training row's features saw its label, or one of its group. `inner` is empty where nothing can be
-    chosen: training rows in sample without pair networks, or too few groups.
+    `y` [N] are indices into the sorted labels `classes`, `HIDDEN` for test rows; `groups` [N] are named by
+    the smallest clip digest in them; `test` [N] is which rows are tested, the others train. `out_of_sample`
+    is whether no network behind a training row's features saw its label, or one of its group. `inner` is
+    empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
     """
 
     x: Values

@@ -106,18 +106,14 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             else "the corrected estimate selects on each bootstrap draw and scores on the other clips"
         )
         baseline = class_frequency_loss(run_labels(evaluation.run), evaluation.run)
+        scored = f"an accuracy of {percent(headline.accuracy)} ({interval_text(headline.accuracy_ci95)})"
+        if repeated is not None and repeated.repeats > 1:
+            scored = f"a mean accuracy of {percent(repeated.accuracy)} ({interval_text(repeated.ci95)})"
         yield (
             f"The best result on these clips is {headline.result}: it has the least log loss"
             f"{over_plans(evaluation)}, {number(evaluation.best.rank.log_loss, 3)} (class frequencies: "
-            f"{number(baseline, 3)}), and an accuracy of {percent(headline.accuracy)} "
-            f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is "
+            f"{number(baseline, 3)}), and {scored}. It was selected on the same clips, so this is "
             f"optimistic; {correction}."
-        )
-    if repeated is not None and repeated.repeats > 1:
-        yield (
-            f"Mean accuracy of {evaluation.best.result.name} over {repeated.repeats} fold plans: "
-            f"{percent(repeated.accuracy)} ({interval_text(repeated.ci95)}). This interval covers the choice "
-            "of training clips."
         )
 
 

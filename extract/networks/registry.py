@@ -214,8 +214,9 @@ NETWORKS: dict[str, NetworkSpec] = {spec.name: spec for spec in _TABLE}
 class Hub:
     """A library of pretrained networks.
 
-    `module` has the functions ``hub_spec(name, architecture)``, which returns a `NetworkSpec`, and
-    ``checkpoint_facts(name, weights)``, which returns the `WeightsFacts` of a name, file or folder.
+    `module` has the functions ``hub_spec(name, architecture)``, which returns a `NetworkSpec`,
+    ``checkpoint_facts(name, weights)``, which returns the `WeightsFacts` of a name, file or folder, and
+    ``known_weights(name)``, which returns the `KnownWeights` by name.
     """
 
     module: str
@@ -232,7 +233,7 @@ HUBS: dict[str, Hub] = {
         library="torchvision",
         extra=None,
         example="torchvision:efficientnet_b0",
-        contents="image models; its video models are listed in docs/networks.md",
+        contents="image models",
     ),
     "timm": Hub(
         module=f"{_HUBS}.timm_image",
@@ -289,6 +290,15 @@ def find_hub(name: str) -> Hub | None:
     return hub
 
 
+def is_registered(name: str) -> bool:
+    """Whether a name is in the table, has the prefix of a hub, or is an entry point.
+
+    A model folder may only name such networks: ``package.module:NAME`` would let it choose what is imported.
+    """
+    is_known = name in NETWORKS or name.partition(":")[0] in HUBS
+    return is_known or name in entry_points(group=ENTRY_POINT_GROUP).names
+
+
 def default_weights(name: str) -> str | None:
     """Weights of a network unless the user names others; `None` if it then starts from random values."""
     return PRETRAINED if name.startswith("hf:") else network_spec(name).weights
@@ -333,7 +343,6 @@ def _added_spec(name: str) -> NetworkSpec:
         known = [*NETWORKS, *added.names, *(f"{prefix}:MODEL" for prefix in HUBS), "package.module:NAME"]
         raise UnknownNameError("source", name, known)
     if name not in added.names and name.split(".")[0].split(":")[0] not in packages_distributions():
-        # A name may come from the card of a model, which must not choose what is imported.
         raise InputError(
             f"unknown source {name!r}: no installed package has this module; install it, or write "
             f"{', '.join(f'{prefix}:MODEL' for prefix in HUBS)} for a model of a hub"
@@ -351,6 +360,7 @@ def list_networks() -> Iterator[str]:
     """Lines for the user: the networks of the table, of other packages and of hubs, and what is missing."""
     for spec in NETWORKS.values():
         yield f"{spec.name}: {spec.modality}, embedding {spec.embedding_width}"
+    yield f"{TORCHVISION}NAME, such as {TORCHVISION}r3d_18: video models"
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         yield f"{entry.name}: of the package {entry.dist.name if entry.dist else entry.value}"
     for prefix, hub in HUBS.items():

@@ -27,10 +27,10 @@ class LightGBMHead(FusionHead):
     """Gradient-boosted trees.
 
     With ``class_weight="balanced"`` classes have the same total weight in fitting, and the scores are then
-    corrected as in `moodfuse.fuse.heads.linear`. `rounds`, each one tree
-    per class, is chosen from `grid` where `tune` is on. From 3 `leaves` on columns may interact, and the head
-    cannot be exported. Fitting adds `classes_`, `model_` (a `LGBMClassifier` over class indices), `rounds_`,
-    the number in use, and `tuned_`, whether it was chosen.
+    corrected as in `moodfuse.fuse.heads.linear`. `rounds`, each one tree per class, is chosen from `grid`
+    where `tune` is on. From 3 `leaves` on columns may interact, and the head cannot be exported. Fitting adds
+    `classes_`, `model_` (a `LGBMClassifier` over class indices), `rounds_`, the number in use, and `tuned_`,
+    whether it was chosen.
     """
 
     setting = "rounds"

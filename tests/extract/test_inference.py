@@ -101,7 +101,7 @@ def test_invalid_recipes_are_refused() -> None:
     check_shipped_recipe(recipe)
     for change, message in (
         ({"network_version": 2}, "version 2 of twodmcnn, .* `moodfuse extract`, then `moodfuse fuse"),
-        ({"network": "nothing"}, "unknown source"),
+        ({"network": "nothing"}, "no installed package registers the network .nothing."),
         ({"preprocessing": "{}"}, "cannot be used"),
         ({"threads": 0}, "0 threads"),
         ({"weights": "0" * 64 + " bn_eps=7"}, "bn_eps"),

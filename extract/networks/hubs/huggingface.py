@@ -96,7 +96,7 @@ _VISION_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
 def hub_spec(name: str, architecture: str = "") -> NetworkSpec:
     """The spec of a model from its architecture, which `checkpoint_facts` reads from its folder."""
     if not architecture:
-        raise InputError(f"{name}: only its checkpoint says what network it is; give --weights {name}=FOLDER")
+        raise InputError(f"{name}: its checkpoint has the architecture; give --weights {name}=FOLDER")
     return _cached_spec(name, architecture)
 
 
@@ -106,6 +106,7 @@ def _cached_spec(name: str, architecture: str) -> NetworkSpec:
         values = json.loads(architecture)
         model, config = _read_config(name, values["config"])
         preprocessing = preprocessing_from_record(values["preprocessing"])
+        width, _ = config.hidden_size, values["front_end"]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{name}: not an architecture: {architecture[:100]!r}") from error
     is_audio = isinstance(preprocessing, AudioPreprocessing)
@@ -114,9 +115,9 @@ def _cached_spec(name: str, architecture: str) -> NetworkSpec:
         modality="audio" if is_audio else "video",
         factory=f"{__name__}:{'HubFrames' if model.takes == 'frames' else 'HubClip'}",
         preprocessing=preprocessing,
-        embedding_width=config.hidden_size,
-        frozen_width=config.hidden_size,
-        activation_width=config.hidden_size,
+        embedding_width=width,
+        frozen_width=width,
+        activation_width=width,
         default_depth="frozen",
         min_crop_s=1.0 if is_audio else None,
         architecture=architecture,
@@ -158,7 +159,9 @@ def _read_architecture(name: str, folder: Path) -> str:
             name, folder, config.num_frames if model.takes == "clip" else 32
         )
     else:
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         preprocessing = AudioPreprocessing()
         if extractor.sampling_rate != preprocessing.sample_rate_hz:
             raise InputError(
@@ -176,7 +179,9 @@ def _read_architecture(name: str, folder: Path) -> str:
 
 def _read_image_processor(name: str, folder: Path, frames: int) -> VideoPreprocessing:
     """The preprocessing of the image processor in a folder."""
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    processor = transformers.AutoImageProcessor.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     kind = type(processor).__name__.removesuffix("Fast")
     if kind not in _PLAIN_PROCESSORS or processor.resample not in _FILTERS or not processor.do_resize:
         raise InputError(
@@ -231,7 +236,13 @@ def checkpoint_facts(name: str, weights: str) -> WeightsFacts:
 
 @lru_cache(32)
 def _cached_architecture(name: str, folder: Path, mtime_ns: int) -> str:
-    return _read_architecture(name, folder)
+    try:
+        return _read_architecture(name, folder)
+    except (InputError, WeightsError):
+        raise
+    except Exception as error:  # transformers raises many types for a wrong config or processor
+        reason = str(error)[:500]
+        raise WeightsError(f"{folder}: {CONFIG} or {PROCESSOR} cannot be used ({reason})") from error
 
 
 def _find_repository(name: str, repository: str, revision: str | None = None) -> Path:
@@ -245,7 +256,7 @@ def _find_repository(name: str, repository: str, revision: str | None = None) ->
             index = find_file(repository, INDEX, name=name, revision=revision)
         except WeightsError:
             raise without_one_file from None
-        for file in sorted(set(_read_json(index)["weight_map"].values())):
+        for file in _read_index(index):
             find_file(repository, file, name=name, revision=revision)
     return config.parent
 
@@ -258,18 +269,29 @@ def _weights_files(folder: Path) -> list[Path]:
     if (folder / SAFETENSORS).is_file():
         return [folder / SAFETENSORS]
     if (folder / INDEX).is_file():
-        return [folder / file for file in sorted(set(_read_json(folder / INDEX)["weight_map"].values()))]
+        return [folder / file for file in _read_index(folder / INDEX)]
     raise WeightsError(
         f"{folder}: has no {SAFETENSORS}, the only format that is read here, as it holds no code; expected "
         "the files of a repository of Hugging Face"
     )
 
 
+def _read_index(path: Path) -> list[str]:
+    """The names of the weights files that an index lists, sorted; they are in its folder."""
+    weight_map = _read_json(path).get("weight_map")
+    files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
+    if not files or any(Path(file).name != file for file in files):
+        raise WeightsError(f"{path}: its weight_map does not list files of this folder")
+    return files
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path}: is not a JSON object")
     return values
 
 

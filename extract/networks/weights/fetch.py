@@ -139,7 +139,11 @@ def print_weights(network: str | None, *, wide: bool) -> None:
     for column in table.columns:
         column.no_wrap = True
     table.columns[1].justify = "right"
-    for known in all_weights(network):
+    listed = all_weights(network)
+    if network is not None and not listed:
+        print(f"{network}: no published weights to list; those of a hub's network are found by its name")
+        return
+    for known in listed:
         here = "yes" if (folder / known.file).is_file() else ""
         if wide:
             _print_facts(known, here=bool(here))

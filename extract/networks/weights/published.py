@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.extract.networks.registry import (
+    PRETRAINED,
     SPORTS1M_MEAN_RGB,
     TORCHVISION,
     AudioPreprocessing,
@@ -216,7 +217,7 @@ def known_weights(network: str) -> dict[str, KnownWeights]:
         entry.name: describe_torchvision_weights(network, entry, transforms_of(entry), drops=drops)
         for entry in published
     }
-    return {**known, "DEFAULT": known[published.DEFAULT.name]}
+    return {**known, PRETRAINED: known[published.DEFAULT.name]}
 
 
 def describe_torchvision_weights(
@@ -246,7 +247,7 @@ def all_weights(network: str | None = None) -> list[KnownWeights]:
     if network is not None:
         if find_hub(network) is None:
             network_spec(network)
-        return [known for name, known in known_weights(network).items() if name != "DEFAULT"]
+        return list(dict.fromkeys(known_weights(network).values()))
     from moodfuse.extract.networks.torchvision_video import torchvision_names
 
     models = [f"{TORCHVISION}{name}" for name in torchvision_names()]
@@ -257,11 +258,13 @@ def named_weights(name: str) -> KnownWeights:
     """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``."""
     network, _, weights = name.partition("=")
     if network.startswith(TORCHVISION) or find_hub(network):
-        table, weights = known_weights(network), weights or "DEFAULT"
+        table, weights = known_weights(network), weights or PRETRAINED
     elif weights:
         table = known_weights(network)
     else:
         table, weights = KNOWN_WEIGHTS, name
+    if find_hub(network) and not table:
+        raise InputError(f"{network}: its weights are found by its name; extract downloads them where needed")
     if weights not in table:
         raise UnknownNameError("weights", name, [*(table or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
     return table[weights]
