@@ -393,7 +393,7 @@ def summarize(card: ModelCard) -> str:
     environment.filters |= {
         "markdown": lambda text: re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text)),
         "number": _format_number,
-        "interval": lambda ends: f"[{', '.join(map(_format_number, ends))}]",
+        "interval": lambda ends: "–" if set(ends) == {None} else f"[{', '.join(map(_format_number, ends))}]",
     }
     return environment.get_template("MODEL.md.j2").render(card=card, expected=card.expected)
 
