@@ -152,6 +152,12 @@ def check_network_version(recipe: Recipe) -> None:
         )
 
 
+def check_network(recipe: Recipe) -> None:
+    """Raise `InputError` unless a model may contain the network of a recipe as the cache has it."""
+    check_registered(recipe)
+    check_network_version(recipe)
+
+
 def name_in_cache(cache: FeatureCache, recipe: Recipe) -> str:
     """The name of a source in a cache, which may hold it under the former name of its recipe."""
     names = (recipe.source, *option_names(recipe.source)[:-1])

@@ -29,7 +29,7 @@ from moodfuse.evaluate.selection import (
     find_results_within_one_error,
     rank_result,
 )
-from moodfuse.extract.recipe_files import check_network_version, check_registered
+from moodfuse.extract.recipe_files import check_network
 from moodfuse.fuse.ablation import list_missing_modalities, read_library_versions
 from moodfuse.fuse.final_fit import (
     FinalModel,
@@ -90,8 +90,7 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
     exportable = [row for row, why in zip(chosen, reasons, strict=True) if not why]
     for source in collect_sources(exportable):
         if not cache.recipe(source).made_by:
-            check_registered(cache.recipe(source))
-            check_network_version(cache.recipe(source))
+            check_network(cache.recipe(source))
 
 
 def _check_folder(folder: Path) -> None:
@@ -128,8 +127,7 @@ def export_model(
             from moodfuse.extract.imported_network import store_network  # imports torch
 
             recipes[source] = store_network(cache, source)
-        check_registered(recipes[source])
-        check_network_version(recipes[source])
+        check_network(recipes[source])
     files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
     sources = tuple(
         _add_source(cache, final, number, recipes, files) for number in range(len(fusion.sources))
