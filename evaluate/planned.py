@@ -90,6 +90,17 @@ class PlannedTest:
     verdict: Verdict
 
     @property
+    def change(self) -> str:
+        """The difference with its interval, in points of accuracy or nats."""
+        scale, form = (100, "+.1f") if self.outcome == "accuracy" else (1, "+.2f")
+        return f"{format(scale * self.difference, form)} {self.interval.shown(form, scale=scale)}"
+
+    @property
+    def p_text(self) -> str:
+        """The corrected p-value for a table: ``"0.26"`` or ``"< 0.001"``."""
+        return format_p(self.p_holm).removeprefix("p ").removeprefix("= ")
+
+    @property
     def sentence(self) -> str:
         """The outcome in words."""
         scale, form, unit = (100, ".1f", "points") if self.outcome == "accuracy" else (1, ".2f", "nats")
