@@ -73,7 +73,8 @@ def html() -> str:
 
 def test_the_page_has_every_section_in_order(html: str) -> None:
     """Each has its content; the correction for the selection is stated once."""
-    wanted = "headline paired results limitations importance detail folds mistakes published inflation audit repeat"
+    wanted = "headline paired results limitations importance detail folds mistakes "
+    wanted += "published inflation audit repeat"
     assert " ".join(re.findall(r'<section id="(\w+)"', html)) == wanted
     for text in (
         "corrected for selecting the best of 4 results",
