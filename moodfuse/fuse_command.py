@@ -28,7 +28,13 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
     help="Combine these sources: zhou2022 (the paper's), all (every subset), or names such as c3d+i3d; "
     "repeat for several.  [default: all]",
 )
-@click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    help="Fusion head, with settings if given, such as softmax:C=10 or lightgbm:leaves=4,learning_rate=0.1; "
+    "repeat for several.  [default: all heads]",
+)
 @click.option(
     "--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]"
 )

@@ -1,10 +1,14 @@
-"""Fusion heads: scikit-learn classifiers by name. Only making a head imports scikit-learn."""
+"""Fusion heads: scikit-learn classifiers by name, with settings as in ``lightgbm:leaves=4,rounds=50``.
 
-from dataclasses import dataclass
+Only making a head imports scikit-learn.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
-from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.fuse.inference import LEVELS, Level
 
 ClassWeight = Literal["balanced"]
@@ -23,6 +27,7 @@ class HeadSpec:
     """A fusion head: its class as ``module:name``, and the levels where it can be used.
 
     `fits` is whether it learns from the training rows, and chooses a setting on inner grouped folds;
+    `settings` are those that a user may give, with their types, of which the first is chosen otherwise.
     `takes_widths` whether it is given the number of columns of each source, to scale them alike.
     `version` counts the changes of the code that change the outcome of a fit: cached fits of another one are
     not used.
@@ -31,28 +36,65 @@ class HeadSpec:
     factory: str
     levels: tuple[Level, ...] = LEVELS
     fits: bool = True
+    settings: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
     takes_widths: bool = False
     version: int = 1
 
 
+_PENALTY: Mapping[str, Callable[[str], Any]] = {"C": float}
+_TREES: Mapping[str, Callable[[str], Any]] = {"rounds": int, "leaves": int, "learning_rate": float}
 HEADS: dict[str, HeadSpec] = {
     # multinomial logistic regression on standardised columns
-    "softmax": HeadSpec("moodfuse.fuse.heads.linear:SoftmaxHead", takes_widths=True, version=4),
+    "softmax": HeadSpec(
+        "moodfuse.fuse.heads.linear:SoftmaxHead", settings=_PENALTY, takes_widths=True, version=4
+    ),
     # one logistic regression per class, normalised
-    "logistic": HeadSpec("moodfuse.fuse.heads.linear:LogisticHead", takes_widths=True, version=4),
+    "logistic": HeadSpec(
+        "moodfuse.fuse.heads.linear:LogisticHead", settings=_PENALTY, takes_widths=True, version=4
+    ),
     # gradient-boosted trees of one split, each over a sample of the columns
-    "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", version=3),
+    "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", settings=_TREES, version=3),
     # average of the networks' probabilities
     "mean": HeadSpec("moodfuse.fuse.heads.linear:MeanHead", levels=("logits",), fits=False),
 }
 """Heads by the name that `--head` takes."""
 
 
-def get_head_spec(name: str) -> HeadSpec:
-    """Look a head up; an unknown name raises `UnknownNameError`."""
+def parse_head(text: str) -> tuple[HeadSpec, dict[str, Any]]:
+    """The head and the settings of a text such as ``"softmax"`` or ``"lightgbm:leaves=4,learning_rate=0.1"``.
+
+    Raises
+    ------
+    UnknownNameError
+        If the head or a setting is unknown.
+    InputError
+        If a value is not a positive number of the right type.
+    """
+    name, _, given = text.partition(":")
     if name not in HEADS:
         raise UnknownNameError("head", name, tuple(HEADS))
-    return HEADS[name]
+    spec, settings = HEADS[name], {}
+    for part in given.split(",") if given else ():
+        key, _, value = part.partition("=")
+        if key not in spec.settings:
+            raise UnknownNameError(f"setting of {name}", key, tuple(spec.settings) or ("none",))
+        try:
+            settings[key] = spec.settings[key](value)
+        except ValueError:
+            settings[key] = 0
+        if not 0 < settings[key] < float("inf") or (key == "leaves" and settings[key] < 2):
+            raise InputError(
+                f"--head {text}: {key} is {value!r}; expected a positive number; 2 or more leaves"
+            )
+    chosen = next(iter(spec.settings), None)
+    if chosen in settings:
+        settings["grid"] = (settings[chosen],)
+    return spec, settings
+
+
+def get_head_spec(text: str) -> HeadSpec:
+    """The head of a name or a name with settings; errors are those of `parse_head`."""
+    return parse_head(text)[0]
 
 
 def make_head(
@@ -63,7 +105,7 @@ def make_head(
     Parameters
     ----------
     name : str
-        One of `HEADS`; another name raises `UnknownNameError`.
+        One of `HEADS`, or one with settings, as `parse_head` takes.
     random_state : int
         Seed of everything random in it.
     class_weight : None or "balanced"
@@ -82,7 +124,8 @@ def make_head(
     --------
     >>> head = make_head("softmax").fit(X, y, groups=songs)  # doctest: +SKIP
     """
-    spec = get_head_spec(name)
+    spec, given = parse_head(name)
+    settings = given | settings
     module, _, factory = spec.factory.partition(":")
     if spec.fits:
         settings |= {"random_state": random_state, "class_weight": class_weight}

@@ -76,6 +76,18 @@ def test_class_weights_are_recorded_and_are_other_fits(build: Builder) -> None:
     assert not np.allclose(*fused)
 
 
+def test_a_head_with_settings_is_a_result_of_its_own(cache: FeatureCache) -> None:
+    """Under its full name, with the setting in every fold."""
+    heads = ("softmax", "softmax:C=2")
+    settings = replace(CHEAP, levels=("embedding",), combine=("i3d",), heads=heads)
+    run = run_ablation(cache, settings)
+    assert [result.name for result in run.results[1:]] == [
+        "i3d softmax embedding",
+        "i3d softmax:C=2 embedding",
+    ]
+    assert not np.allclose(run.results[1].probabilities, run.results[2].probabilities)
+
+
 def test_informative_features_give_high_accuracy(cache: FeatureCache, run: Run) -> None:
     """Every head finds well separated classes out of fold; trees over rows in sample less well.
 

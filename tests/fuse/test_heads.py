@@ -69,6 +69,28 @@ def test_default_c_where_a_class_has_two_groups(name: str) -> None:
         make_head(name).fit(x, y, groups=["song"] * 3)
 
 
+def test_settings_are_given_with_the_name() -> None:
+    """A setting that would be chosen is fixed; others are passed on."""
+    x, y = blobs()
+    head = make_head("softmax:C=3").fit(x, y)
+    assert (head.C_, head.grid) == (3.0, (3.0,))
+    head = make_head("lightgbm:leaves=4,learning_rate=0.1")
+    assert (head.leaves, head.learning_rate) == (4, 0.1) and len(head.grid) > 1
+    for text, message in (
+        ("lightgbm:trees=4", "unknown setting of lightgbm 'trees'; known: learning_rate, leaves, rounds"),
+        ("mean:C=1", "unknown setting of mean 'C'; known: none"),
+        ("softmax:C=-1", "C is '-1'; expected a positive number"),
+        ("lightgbm:leaves=x", "leaves is 'x'; expected a positive number"),
+        ("lightgbm:leaves=1", "leaves is '1'; expected a positive number; 2 or more leaves"),
+        ("softmax:", None),
+    ):
+        if message is None:
+            assert make_head(text).grid == make_head("softmax").grid
+            continue
+        with pytest.raises(InputError, match=message):
+            make_head(text)
+
+
 def test_mean_is_the_average_of_the_softmaxes() -> None:
     """`mean` averages the probabilities of each source's logits."""
     logits = np.log([[0.5, 0.25, 0.25, 0.1, 0.8, 0.1]])
