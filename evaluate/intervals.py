@@ -213,8 +213,9 @@ def few_wrong_warning(labels: Labels, probabilities: Floats, member: Labels) -> 
         return None
     covered = _percent(SIMULATED_WRONG["log_loss"])
     return (
-        f"fewer than {FEW_WRONG} groups, and less than a tenth of all, have a wrong prediction: in simulations "
-        f"of such results, the 95 % interval of log loss covered the true value in {covered} at worst; it is too narrow"
+        f"fewer than {FEW_WRONG} groups, and less than a tenth of all, have a wrong prediction: in "
+        "simulations of such results, the 95 % interval of log loss covered the true value in "
+        f"{covered} at worst; it is too narrow"
     )
 
 
