@@ -74,6 +74,12 @@ class Result:
     repeats: np.ndarray | None = None
 
     @property
+    def over_plans(self) -> np.ndarray:
+        """The probabilities under each of R fold plans, float64 [R, N, C]."""
+        repeats = () if self.repeats is None else self.repeats
+        return np.stack([self.probabilities, *repeats])
+
+    @property
     def name(self) -> str:
         """See `result_name`."""
         return result_name(self.sources, self.head, self.level)

@@ -302,9 +302,7 @@ def score_results(run: Run, resamples: GroupResamples, *, seed: int) -> Iterator
             ),
             per_class=class_scores(labels, values, run.classes),
             calibration=calibration(labels, result, draws=draws, seed=seed),
-            repeated=None
-            if result.repeats is None
-            else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
+            repeated=None if result.repeats is None else repeated_score(labels, result.over_plans, plans),
             complete=None
             if complete_resamples is None
             else score_resamples(labels[complete], values[complete], complete_resamples, classes=run.classes),

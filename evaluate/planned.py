@@ -61,7 +61,7 @@ class PlannedComparison(NamedTuple):
     baselines: tuple[Result, ...]
 
 
-class TestedDifference(NamedTuple):
+class MeanDifference(NamedTuple):
     """Mean of a result minus that of a baseline, with its 95 % interval and two-sided p-value."""
 
     mean: float
@@ -181,7 +181,7 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
 
 def _test_outcome(
     comparison: PlannedComparison, outcome: Outcome, labels: Labels, folds: int, resamples: GroupResamples
-) -> tuple[str, int, TestedDifference]:
+) -> tuple[str, int, MeanDifference]:
     """The baseline that is tested, the number of fold plans, and the difference from that baseline.
 
     Of several baselines it is the best. To be better than the best is to be better than each, so the largest
@@ -204,11 +204,10 @@ def _test_outcome(
 def clip_values(labels: Labels, result: Result, outcome: Outcome) -> Floats:
     """Whether a result is correct on each clip, or its log loss, under each of R fold plans, [R, N]."""
     measure = is_correct if outcome == "accuracy" else clip_losses
-    repeats = () if result.repeats is None else result.repeats
-    return np.stack([measure(labels, values) for values in (result.probabilities, *repeats)])
+    return np.stack([measure(labels, probabilities) for probabilities in result.over_plans])
 
 
-def corrected_t_test(gains: Floats, folds: int, resamples: GroupResamples, scale: Scale) -> TestedDifference:
+def corrected_t_test(gains: Floats, folds: int, resamples: GroupResamples, scale: Scale) -> MeanDifference:
     """Test whether the mean of the gains of clips [N] in cross-validation of so many folds is 0.
 
     `scale` is the range of a gain. Where all clips have the same gain, the p-value is that of a sign test.
@@ -217,7 +216,7 @@ def corrected_t_test(gains: Floats, folds: int, resamples: GroupResamples, scale
 
     mean, groups = float(gains.mean()), resamples.effective
     if groups < MIN_GROUPS:
-        return TestedDifference(mean, UNDEFINED, 1.0)
+        return MeanDifference(mean, UNDEFINED, 1.0)
     correction = 1 / CORRECTION_PLANS + folds / (folds - 1)
     squares = float((resamples.group_sums(gains - mean) ** 2).sum())
     error = float(np.sqrt(correction * squares * groups / (groups - 1))) / len(gains)
@@ -225,7 +224,7 @@ def corrected_t_test(gains: Floats, folds: int, resamples: GroupResamples, scale
         p_value = float(2 * stdtr(groups - 1, -abs(mean) / error))
     else:
         p_value = 2 * 0.5**groups if abs(mean) > _SMALLEST_ERROR else 1.0
-    return TestedDifference(mean, t_interval(mean, error, groups, scale), p_value)
+    return MeanDifference(mean, t_interval(mean, error, groups, scale), p_value)
 
 
 def holm(p_values: Floats) -> Floats:

@@ -82,9 +82,10 @@ def rank_result(labels: Labels, result: Result) -> Rank:
 
 def estimate_best(labels: Labels, results: Sequence[Result], resamples: GroupResamples) -> BestEstimate:
     """The best of one or more results by `rank_result`, corrected for the selection."""
-    ordered = sorted(results, key=lambda result: rank_result(labels, result)[2:])
+    ranks = {result.name: rank_result(labels, result) for result in results}
+    ordered = sorted(results, key=lambda result: ranks[result.name][2:])
     loss, correct = np.moveaxis(np.array([_score_clips(labels, result) for result in ordered]), 0, -1)
-    best = min(range(len(ordered)), key=lambda index: rank_result(labels, ordered[index]))
+    best = min(range(len(ordered)), key=lambda index: ranks[ordered[index].name])
     ((accuracy, interval),) = mean_intervals(correct[:, [best]], resamples, PROPORTION)
     selection = select_and_test(correct, loss, resamples)
     picks = Counter(selection.picks.tolist()).most_common(PICKS_SHOWN)
@@ -101,9 +102,9 @@ def estimate_best(labels: Labels, results: Sequence[Result], resamples: GroupRes
 
 def _score_clips(labels: Labels, result: Result) -> tuple[Floats, Floats]:
     """Log loss of each clip, and whether it is classified correctly, [N] each: means over the fold plans."""
-    plans = [result.probabilities, *(() if result.repeats is None else result.repeats)]
-    loss = np.mean([clip_losses(labels, probabilities) for probabilities in plans], axis=0)
-    return loss, np.mean([is_correct(labels, probabilities) for probabilities in plans], axis=0)
+    loss = np.mean([clip_losses(labels, probabilities) for probabilities in result.over_plans], axis=0)
+    correct = np.mean([is_correct(labels, probabilities) for probabilities in result.over_plans], axis=0)
+    return loss, correct
 
 
 def select_and_test(correct: Floats, loss: Floats, resamples: GroupResamples) -> Selection:

@@ -240,7 +240,7 @@ def list_missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...
 def make_run_notes(inputs: RunInputs) -> Iterator[str]:
     """Notes on a whole run."""
     if inputs.class_weight is not None:
-        yield "heads were fitted with balanced class weights; probabilities are corrected to the frequencies"
+        yield "heads were fitted with balanced class weights; scores are corrected to their frequencies"
     if inputs.protocol == NO_CROSSFIT and inputs.tuned:
         why = (
             "no networks of pair holdouts" if inputs.cross_fit else "some class is missing without two folds"

@@ -118,8 +118,7 @@ def export_model(
     notes += _reading_notes(cache)
     for note in notes:
         echo(note)
-    plans = (result.probabilities, *(() if result.repeats is None else result.repeats))
-    final = fit_final_model(cache, _scored(run, result), np.stack(plans))
+    final = fit_final_model(cache, _scored(run, result), result.over_plans)
     fusion = final.fusion
     recipes = {source: cache.recipe(source) for source in result.sources}
     for source, recipe in recipes.items():

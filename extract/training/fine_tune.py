@@ -79,8 +79,8 @@ def compute_class_weights(targets: Sequence[int], classes: int) -> Tensor:
 def correct_logits(bias: nn.Parameter, targets: Sequence[int]) -> None:
     """Add the log frequencies of the classes among `targets` to the bias [C] of the last layer, in place.
 
-    This makes the logits of a network calibrated that was tuned with balanced class weights (logit
-    adjustment: Menon et al. 2021, arXiv:2007.07314). A class without targets counts as if it had one.
+    This corrects the logits of a network that was tuned with balanced class weights (logit adjustment: Menon
+    et al. 2021, arXiv:2007.07314). A class without targets counts as if it had one.
     """
     counts = torch.bincount(torch.tensor(targets), minlength=len(bias)).clamp(min=1)
     with torch.no_grad():

@@ -78,14 +78,14 @@ def parse_head(text: str) -> tuple[HeadSpec, dict[str, Any]]:
         key, _, value = part.partition("=")
         if key not in spec.settings:
             raise UnknownNameError(f"setting of {name}", key, tuple(spec.settings) or ("none",))
+        above = 1 if key == "leaves" else 0
         try:
             settings[key] = spec.settings[key](value)
         except ValueError:
-            settings[key] = 0
-        if not 0 < settings[key] < float("inf") or (key == "leaves" and settings[key] < 2):
-            raise InputError(
-                f"--head {text}: {key} is {value!r}; expected a positive number; 2 or more leaves"
-            )
+            settings[key] = above
+        if not above < settings[key] < float("inf"):
+            expected = "2 or more" if above else "a positive number"
+            raise InputError(f"--head {text}: {key} is {value!r}; expected {expected}")
     chosen = next(iter(spec.settings), None)
     if chosen in settings:
         settings["grid"] = (settings[chosen],)

@@ -111,7 +111,7 @@ class SoftmaxHead(FusionHead):
         Number of columns of each source, in their order. Every source then has the same total variance after
         standardisation; by default every column has.
     class_weight : None or "balanced"
-        Whether classes have the same total weight in fitting; probabilities are calibrated in either case.
+        Whether classes have the same total weight in fitting; scores are then corrected by `fit_offsets`.
     tune : bool
         Whether to choose; set it to `False` where training rows are in sample.
     random_state : int

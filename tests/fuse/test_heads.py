@@ -80,8 +80,8 @@ def test_settings_are_given_with_the_name() -> None:
         ("lightgbm:trees=4", "unknown setting of lightgbm 'trees'; known: learning_rate, leaves, rounds"),
         ("mean:C=1", "unknown setting of mean 'C'; known: none"),
         ("softmax:C=-1", "C is '-1'; expected a positive number"),
-        ("lightgbm:leaves=x", "leaves is 'x'; expected a positive number"),
-        ("lightgbm:leaves=1", "leaves is '1'; expected a positive number; 2 or more leaves"),
+        ("lightgbm:leaves=x", "leaves is 'x'; expected 2 or more"),
+        ("lightgbm:leaves=1", "leaves is '1'; expected 2 or more"),
         ("softmax:", None),
     ):
         if message is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.extract.networks.base import CLASSIFIER_STD, Network
-from moodfuse.extract.networks.registry import NetworkSpec
+from moodfuse.extract.networks.registry import PRETRAINED, NetworkSpec, VideoPreprocessing
 from moodfuse.extract.networks.weights.files import WeightsError, file_kind
 
 SAFETENSORS = "model.safetensors"
@@ -38,6 +38,24 @@ class FrameNetwork(HubNetwork):
         """Features ``[N, activation_width]`` of images ``[N, 3, S, S]``."""
         features: Tensor = self.body(images)
         return features
+
+
+def make_frame_spec(
+    name: str, factory: str, preprocessing: VideoPreprocessing, body: nn.Module
+) -> NetworkSpec:
+    """The spec of an image model whose `body`, on the meta device, makes its embedding."""
+    width = output_width(body, 1, 3, preprocessing.crop_px, preprocessing.crop_px)
+    return NetworkSpec(
+        name=name,
+        modality="video",
+        factory=factory,
+        preprocessing=preprocessing,
+        embedding_width=width,
+        frozen_width=width,
+        activation_width=width,
+        default_depth="frozen",
+        weights=PRETRAINED,
+    )
 
 
 @torch.inference_mode()

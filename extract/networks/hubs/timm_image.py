@@ -20,7 +20,7 @@ from moodfuse.extract.networks.hubs.base import (
     SAFETENSORS,
     FrameNetwork,
     check_safetensors,
-    output_width,
+    make_frame_spec,
     sha256_of,
 )
 from moodfuse.extract.networks.hubs.huggingface_cache import find_file
@@ -38,18 +38,7 @@ def hub_spec(name: str, architecture: str = "") -> NetworkSpec:
     with torch.device("meta"):  # without memory for the weights
         body = build_body(name)
     preprocessing = _read_data_config(name, timm.data.resolve_model_data_config(body))
-    width = output_width(body, 1, 3, preprocessing.crop_px, preprocessing.crop_px)
-    return NetworkSpec(
-        name=name,
-        modality="video",
-        factory=f"{__name__}:TimmImage",
-        preprocessing=preprocessing,
-        embedding_width=width,
-        frozen_width=width,
-        activation_width=width,
-        default_depth="frozen",
-        weights=PRETRAINED,
-    )
+    return make_frame_spec(name, f"{__name__}:TimmImage", preprocessing, body)
 
 
 def known_weights(name: str) -> dict[str, KnownWeights]:

@@ -17,7 +17,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.transforms import InterpolationMode
 
 from moodfuse.cache.errors import UnknownNameError
-from moodfuse.extract.networks.hubs.base import FrameNetwork, output_width, sha256_of
+from moodfuse.extract.networks.hubs.base import FrameNetwork, make_frame_spec, sha256_of
 from moodfuse.extract.networks.registry import (
     PRETRAINED,
     TORCHVISION,
@@ -56,18 +56,8 @@ def hub_spec(name: str, architecture: str = "") -> NetworkSpec:
     """The spec of an image model, from torchvision's registry and the transforms of its default weights."""
     preprocessing = transforms_of(get_model_weights(model_name(name)).DEFAULT)
     with torch.device("meta"):  # without memory for the weights
-        width = output_width(build_body(name), 1, 3, preprocessing.crop_px, preprocessing.crop_px)
-    return NetworkSpec(
-        name=name,
-        modality="video",
-        factory=f"{__name__}:TorchvisionImage",
-        preprocessing=preprocessing,
-        embedding_width=width,
-        frozen_width=width,
-        activation_width=width,
-        default_depth="frozen",
-        weights=PRETRAINED,
-    )
+        body = build_body(name)
+    return make_frame_spec(name, f"{__name__}:TorchvisionImage", preprocessing, body)
 
 
 def transforms_of(weights: Any) -> VideoPreprocessing:
