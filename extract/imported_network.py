@@ -10,7 +10,7 @@ from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import SHORT_SIDE_PX, make_media, read_clip
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_hf_sources
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, check_registered, name_hf_sources
 from moodfuse.extract.training.tune_networks import save_body
 
 CHECKED_CLIPS = 3
@@ -26,10 +26,12 @@ def store_network(cache: FeatureCache, source: str) -> Recipe:
     Raises
     ------
     InputError
-        If the clips have no files here, or the network makes other features.
+        If no installed package registers the network, the clips have no files here, or the network makes
+        other features.
     """
     imported = cache.recipe(source)
     network_name, _, weights = imported.made_by.partition("=")
+    check_registered(source, network_name)
     given = {network_name: weights} if weights else {}
     (name,), choice = name_hf_sources(
         [network_name], RecipeChoice(depth="frozen", device="cpu", weights=given)

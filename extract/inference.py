@@ -168,7 +168,7 @@ def _as_rows(embedding: Tensor, logits: Tensor) -> Rows:
 
 def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
-    check_registered(recipe)
+    check_registered(recipe.source, recipe.network)
     try:
         spec = network_spec(recipe.network, recipe.architecture)
         size = input_size(read_preprocessing(recipe))

@@ -132,11 +132,11 @@ def option_names(source: str) -> tuple[str, ...]:
     return (*(f"{network}@{name}" for name in labels), network)
 
 
-def check_registered(recipe: Recipe) -> None:
-    """Raise `InputError` unless a model folder may name the network of a recipe."""
-    if not is_registered(recipe.network):
+def check_registered(source: str, network: str) -> None:
+    """Raise `InputError` unless a model folder may name the network of a source."""
+    if not is_registered(network):
         raise InputError(
-            f"{recipe.source}: no installed package registers the network {recipe.network!r}, so a model "
+            f"{source}: no installed package registers the network {network!r}, so a model "
             "cannot use it; it needs an entry point in the group moodfuse.networks (docs/networks.md)"
         )
 
@@ -154,7 +154,7 @@ def check_network_version(recipe: Recipe) -> None:
 
 def check_network(recipe: Recipe) -> None:
     """Raise `InputError` unless a model may contain the network of a recipe as the cache has it."""
-    check_registered(recipe)
+    check_registered(recipe.source, recipe.network)
     check_network_version(recipe)
 
 

@@ -75,6 +75,13 @@ def test_features_of_another_network_are_refused(
         fuse_imported(features / "features.npz")
 
 
+def test_a_cache_does_not_choose_what_an_export_imports(
+    features: Path, fuse_imported: Callable[..., Path]
+) -> None:
+    with pytest.raises(InputError, match="no installed package registers the network 'numpy:ndarray'"):
+        fuse_imported(features / "features.npz", "--made-by", "numpy:ndarray")
+
+
 def test_made_by_needs_features_of_a_frozen_network(features: Path, dataset: Path) -> None:
     with pytest.raises(InputError, match="--made-by is for features of a frozen network"):
         run("cache", "import", features / "features.npz", "--cache", dataset / "work", "--source", "x",
