@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moodfuse.cache.terminal import wide_option
+
 if TYPE_CHECKING:
     from moodfuse.cache.records import Holdout
 
@@ -31,7 +33,8 @@ def cache_group() -> None:
     show_default=True,
     help="How to print.",
 )
-def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
+@wide_option
+def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> None:
     """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs and sizes.
 
     Rows are counted by the headers of parts, including rows of clips that have left the dataset.
@@ -48,7 +51,7 @@ def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(as_record(inventory), indent=2))
     else:
-        print_inventory(inventory, every_block=long)
+        print_inventory(inventory, every_block=long, wide=wide)
 
 
 @cache_group.command("verify")
@@ -105,9 +108,10 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     default=True,
     help="Only list what would be removed, or remove it.  [default: dry-run]",
 )
+@wide_option
 @click.pass_context
 def cache_prune_command(
-    ctx: click.Context, cache_path: Path, dry_run: bool, sources: tuple[str, ...], **options: Any
+    ctx: click.Context, cache_path: Path, dry_run: bool, wide: bool, sources: tuple[str, ...], **options: Any
 ) -> None:
     """Free space: remove what nothing reads, after a dry run that lists it.
 
@@ -131,7 +135,7 @@ def cache_prune_command(
     if not dry_run:
         cache.take_out(sources, command=command_line(ctx))
     failed = () if dry_run else remove(cache_path, pruning.removals)
-    print_pruning(pruning, failed, dry_run=dry_run)
+    print_pruning(pruning, failed, dry_run=dry_run, wide=wide)
     if failed:
         ctx.exit(1)
 
@@ -173,17 +177,20 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
     (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
     no media are needed at all.
 
-    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*'
-    clip-vit.npz
+    \b
+    Example:
+      moodfuse cache import --cache work --labels labels.csv \\
+        --source clip-vit --holdout '*' clip-vit.npz
     """
-    from moodfuse.cache.console import command_line, printable
+    from moodfuse.cache.console import command_line
     from moodfuse.cache.folds import PlanChoice
+    from moodfuse.cache.terminal import report
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
     options["holdout"] = _parse_holdout(options["holdout"])
     plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     settings = ImportSettings(**options, plan=plan, command=command_line(ctx))
-    done = import_features(settings, report=lambda line: click.echo(printable(line), err=True))
+    done = import_features(settings, report=report)
     logits = f", logits {done.logits}" if done.logits else ""
     click.echo(
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
@@ -207,15 +214,19 @@ def cache_export_command(
 ) -> None:
     """Write a source's features to one file: id, label, group, fold, digest, embedding and, if any, logits.
 
-    Example: moodfuse cache export --cache work --source c3d --holdout '{2}' --output c3d-2.npz
+    \b
+    Example:
+      moodfuse cache export --cache work --source c3d --holdout '{2}' \\
+        --output c3d-2.npz
     """
     from moodfuse.cache.store import FeatureCache
+    from moodfuse.cache.terminal import report
     from moodfuse.cache.transfer.exporting import export_features
 
     chosen = None if holdout is None else _parse_holdout(holdout)
     done = export_features(FeatureCache(cache_path), source, chosen, output, force=force)
     if done.left_out:
-        click.echo(f"{done.left_out} clips left out: they do not have what {source} reads", err=True)
+        report(f"{done.left_out} clips left out: they do not have what {source} reads")
     widths = ", ".join(f"{name} {width}" for name, width in done.widths.items())
     click.echo(f"{done.clips} clips, {widths}: {click.format_filename(output)}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.console import command_line
+from moodfuse.cache.terminal import wide_option
 from moodfuse.extract.options import add_options, reading_options, reading_rules
 
 if TYPE_CHECKING:
@@ -138,11 +139,13 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
     Example: moodfuse extract clips --cache work
     """
-    from moodfuse.cache.console import printable
+    from moodfuse.cache.run_log import run_log
+    from moodfuse.cache.terminal import report
     from moodfuse.extract.pipeline import extract_features
 
     settings = _settings(data, cache_path, options)
-    done = extract_features(settings, report=lambda line: click.echo(printable(line), err=True))
+    with run_log(cache_path, settings.command):
+        done = extract_features(settings, report=report)
     click.echo(
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
@@ -241,17 +244,16 @@ def weights_group() -> None:
 
 @weights_group.command("ls")
 @click.option("--network", help="Only weights for one network, such as c3d or torchvision:r3d_18.")
-@click.option(
-    "--long", "-l", "wide", is_flag=True, help="Also list address, digest, licence and preprocessing."
-)
-def weights_ls_command(network: str | None, wide: bool) -> None:
+@click.option("--long", "-l", is_flag=True, help="Also list address, digest, licence and preprocessing.")
+@wide_option
+def weights_ls_command(network: str | None, long: bool, wide: bool) -> None:
     """List the weights that are known by name, and which of them are on this machine.
 
     Example: moodfuse weights ls --long
     """
     from moodfuse.extract.networks import print_weights
 
-    print_weights(network, wide=wide)
+    print_weights(network, long=long, wide=wide)
 
 
 @weights_group.command("fetch")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.terminal import report, wide_option
 from moodfuse.extract.options import reading_options, reading_rules
 from moodfuse.options import check_no_effect, device_option
 from moodfuse.predict import PredictSettings
@@ -37,6 +37,7 @@ PATH = click.Path(path_type=Path)
     help="Mark predictions with a lower confidence as uncertain.",
 )
 @click.option("--why", is_flag=True, help="Show the contribution of each source in the table.")
+@wide_option
 @click.option("--timeline", is_flag=True, help="Label a window of 30 s that moves over each whole file.")
 @click.option(
     "--hop",
@@ -70,9 +71,7 @@ def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, 
     settings = PredictSettings(rules=reading_rules(options), **{name: options[name] for name in names})
     folder = _model_folder(model, cache)
     try:
-        return label_all(
-            folder, settings, stream=sys.stdout, echo=lambda line: click.echo(printable(line), err=True)
-        )
+        return label_all(folder, settings, stream=sys.stdout, echo=report)
     except KeyboardInterrupt as error:
         hint = "the rows written so far are kept, run the command again to continue"
         if settings.output is None:
@@ -103,6 +102,7 @@ def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
         check_no_effect(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
     if form != "table":
         check_no_effect(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
+        check_no_effect(ctx, ["wide"], f"is for --format table, not for {form}; leave it out")
     if output is None:
         check_no_effect(ctx, ["retry"], "tries the refused files of an --output again; give --output FILE")
     if form == "parquet" and output is None:

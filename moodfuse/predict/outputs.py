@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TextIO
 
 from moodfuse.cache.console import printable
@@ -102,27 +103,40 @@ def format_csv_row(row: Row, columns: Sequence[str]) -> str:
     return format_csv(flat.get(name, "") for name in columns)
 
 
-def format_table(row: Row, *, width: int, why: bool) -> str:
-    """Return a row as a line for people; with `why` followed by a line per source."""
-    name = printable(_as_unicode(row["file"]))
+def format_table(row: Row, *, width: int, why: bool, line_width: int | None = None) -> str:
+    """Return a row as a line for people; with `why` followed by a line per source.
+
+    `width` is that of the column of file names. Lines longer than `line_width` get a shorter name, then lose
+    the other labels, and then are wrapped.
+    """
+    name, others = printable(_as_unicode(row["file"])), ""
+    if line_width is not None:
+        width = min(width, line_width // 2)
+        name = name if len(name) <= width else f"…{name[1 - width :]}"
     if "error" in row:
         text = f"REFUSED {row['error']}: {row['detail']}"
     else:
         ranked = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])
-        others = ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3])
-        text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
-        text += f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
-        text += f"  partial: {row['partial']}" if "partial" in row else ""
+        others = "  (" + ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3]) + ")"
+        text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}"
+    marks = f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
+    marks += f"  partial: {row['partial']}" if "partial" in row else ""
     window = (
         f"  {_format_time(row['start_s'])}-{_format_time(row['end_s'])}"
         if row.get("end_s") is not None
         else ""
     )
-    lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
+    line = f"{name:<{width}}{window}  {printable(text + others + marks)}"
+    if line_width is not None and len(line) > line_width:
+        line = f"{name:<{width}}{window}  {printable(text + marks)}"
+    lines = [line]
     for source, contribution in row.get("sources", {}).items() if why else ():
         explanation = _explain_source(source, contribution, row["label"])
-        lines.append(f"{'':<{width}}    {printable(explanation)}\n")
-    return "".join(lines)
+        indent = "" if line_width is not None else f"{'':<{width}}"
+        lines.append(f"{indent}    {printable(explanation)}")
+    if line_width is not None:
+        lines = [part for line in lines for part in wrap(line, line_width, subsequent_indent=" " * 6)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _format_time(seconds: float) -> str:
