@@ -35,9 +35,10 @@ def cache_group() -> None:
 )
 @wide_option
 def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> None:
-    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs and sizes.
+    """List the contents of a cache.
 
-    Rows are counted by the headers of parts, including rows of clips that have left the dataset.
+    Shows the fold plan, sources with their recipes and blocks, runs, and sizes. Rows are counted by the
+    headers of parts, including rows of clips that have left the dataset.
 
     Example: moodfuse cache ls --cache work
     """
@@ -64,7 +65,9 @@ def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> Non
 )
 @click.pass_context
 def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) -> None:
-    """Check every byte of a cache against names, headers and checksums, and list bad files.
+    """Check every byte of a cache, and list bad files.
+
+    Compares files with their names, headers and checksums.
 
     Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. Files quarantined earlier,
     files of unknown kind, and rows with different values in two intact parts are listed, but do not fail.
@@ -113,11 +116,12 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
 def cache_prune_command(
     ctx: click.Context, cache_path: Path, dry_run: bool, wide: bool, sources: tuple[str, ...], **options: Any
 ) -> None:
-    """Free space: remove what nothing reads, after a dry run that lists it.
+    """Remove what nothing reads, to free space.
 
-    Everything that current sources need stays, with the activations that their heads are tuned on. A recipe
-    that extract has not finished stays for a week, and the fold plan before the current one stays too. A
-    killed prune leaves a valid cache. --source also allows importing other features under that name.
+    Without --yes it only lists what would be removed. Everything that current sources need stays, with the
+    activations that their heads are tuned on. A recipe that extract has not finished stays for a week, and
+    the fold plan before the current one stays too. A killed prune leaves a valid cache. --source also allows
+    importing other features under that name.
 
     Example: moodfuse cache prune --cache work --yes
     """
@@ -171,7 +175,7 @@ def cache_prune_command(
 @click.option("--replace", is_flag=True, help="Accept --labels without any clip that the cache has.")
 @click.pass_context
 def cache_import_command(ctx: click.Context, **options: Any) -> None:
-    """Import features: FILE becomes a source that fuses like any other.
+    """Import the features in FILE as a new source.
 
     FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
     (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
@@ -212,7 +216,9 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
 def cache_export_command(
     cache_path: Path, source: str, holdout: str | None, output: Path, force: bool
 ) -> None:
-    """Write a source's features to one file: id, label, group, fold, digest, embedding and, if any, logits.
+    """Write the features of a source to one file.
+
+    The file has the id, label, group, fold, digest, embedding and, if any, logits of each clip.
 
     \b
     Example:

@@ -5,6 +5,7 @@ user are left out too.
 """
 
 import logging
+import re
 import shutil
 import sys
 import textwrap
@@ -23,9 +24,7 @@ log = logging.getLogger(__name__)
 lines_log = logging.getLogger("moodfuse.lines")
 """Receives the lines of `report`, for the log file of a run; they are on standard error already."""
 T = TypeVar("T")
-_MIN_TEXT = 24
-"""Columns of text are folded down to this many characters before a column is left out."""
-_PADDING = 2
+_GAP = 2
 _RATE_PERIOD_S = 600.0
 _quiet = False
 
@@ -82,12 +81,14 @@ def print_lines(lines: Iterable[str], *, wrap: bool = False) -> None:
 class Column(NamedTuple):
     """A column of a table: text, which may be folded, or numbers.
 
-    In a narrow terminal the columns of the highest `drop` are left out first; those of 0 stay.
+    In a narrow terminal text is folded to `narrow` characters at least. If that is not enough, the columns of
+    the highest `drop` are left out first; those of 0 stay.
     """
 
     name: str
     number: bool = False
     drop: int = 0
+    narrow: int = 24
 
 
 def print_table(
@@ -118,21 +119,37 @@ def print_table(
         return
     available = None if wide else terminal_width()
     widths = fit_columns(columns, rows, available)
-    table = Table(title=title or None, title_justify="left", box=SIMPLE, pad_edge=False)
-    table.padding = (0, _PADDING, 0, 0)
+    table = Table(title=title or None, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False)
+    table.padding = (0, _GAP - 1, 0, 0)  # and a space as the line between two columns
     for index, width in widths.items():
         column = columns[index]
         justify: Any = "right" if column.number else "left"
-        table.add_column(column.name, justify=justify, overflow="fold", width=width)
+        table.add_column(column.name, justify=justify, width=width)
     for section in cells:
         for row in section:
-            table.add_row(*(row[index] for index in widths))
+            table.add_row(*("\n".join(fold(row[index], width)) for index, width in widths.items()))
         table.add_section()
-    total = max(sum(widths.values()) + _PADDING * len(widths), len(title))
+    total = max(sum(widths.values()) + _GAP * len(widths), len(title))
+    click.echo()
     Console(width=available or total, highlight=False, markup=False, emoji=False).print(table)
+    click.echo()
     left_out = [columns[index].name for index in fit_columns(columns, rows, None) if index not in widths]
     if left_out:
         print_lines([f"columns left out: {', '.join(left_out)}; --wide prints them"], wrap=True)
+
+
+def fold(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, broken after spaces and plus signs where that is possible."""
+    from rich.cells import cell_len, chop_cells
+
+    lines = [""]
+    for word in re.findall(r"[^ +]*[ +]|[^ +]+", text):
+        pieces = [word] if cell_len(word.rstrip()) <= width else chop_cells(word, width)
+        for piece in pieces:
+            if cell_len(lines[-1] + piece.rstrip()) > width:
+                lines.append("")
+            lines[-1] += piece
+    return [line.rstrip() for line in lines]
 
 
 def fit_columns(
@@ -149,13 +166,13 @@ def fit_columns(
         longest = max(cell_len(row[index]) for row in rows)
         words = max(map(cell_len, column.name.split()))
         natural.append(max(longest, cell_len(column.name)))
-        minimum.append(max(longest if column.number else min(longest, _MIN_TEXT), words))
+        minimum.append(max(longest if column.number else min(longest, column.narrow), words))
     kept = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     if available is None:
         return {index: natural[index] for index in kept}
 
     def excess(widths: list[int]) -> int:
-        return sum(widths[index] + _PADDING for index in kept) - available
+        return sum(widths[index] + _GAP for index in kept) - _GAP - available
 
     while excess(minimum) > 0 and (droppable := [index for index in kept if columns[index].drop]):
         kept.remove(max(droppable, key=lambda index: columns[index].drop))
@@ -241,6 +258,10 @@ def _make_bar(transient: bool) -> "Progress":
     from rich.table import Column as RichColumn
     from rich.text import Text
 
+    class CountColumn(MofNCompleteColumn):
+        def render(self, task: Task) -> Text:
+            return Text("") if task.total is None else super().render(task)
+
     class RateColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
@@ -256,7 +277,7 @@ def _make_bar(transient: bool) -> "Progress":
         ),
         TextColumn("{task.fields[note]}", markup=False, table_column=RichColumn(no_wrap=True)),
         BarColumn(bar_width=16),
-        MofNCompleteColumn(table_column=RichColumn(no_wrap=True)),
+        CountColumn(table_column=RichColumn(no_wrap=True)),
         RateColumn(table_column=RichColumn(no_wrap=True)),
         TimeRemainingColumn(elapsed_when_finished=True, table_column=RichColumn(no_wrap=True)),
         console=Console(stderr=True),

@@ -74,13 +74,21 @@ class RecipeCommand(click.Command):
 @click.option(
     "--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file."
 )
-@click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
+@click.option(
+    "--tune",
+    multiple=True,
+    metavar="[SOURCE=]DEPTH",
+    help="How much to tune: frozen, head or full; for all networks, or for one source; repeat for several.",
+)
 @click.option(
     "--weights",
     multiple=True,
-    help="SOURCE=NAME|FILE|FOLDER of pretrained weights (moodfuse weights ls); repeat.",
+    metavar="SOURCE=WEIGHTS",
+    help="Pretrained weights of a source: a name (moodfuse weights ls), file or folder; repeat for several.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device of the networks: auto, cpu or cuda."
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
@@ -113,7 +121,11 @@ class RecipeCommand(click.Command):
     help="Also tune a network on ALL clips, for fuse --protocol leaky and models at the embedding level.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under."
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of fold plans to tune under.",
 )
 @add_options(_DATA_OPTIONS)
 @click.option(
@@ -197,12 +209,18 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
 )
 @add_options(_DATA_OPTIONS)
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Processes."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Decoding processes.",
 )
 @reading_options
 @click.pass_context
 def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
-    """Print which clips of DATA would be read, refused and grouped, and which are similar.
+    """Check a dataset before extract: print which clips would be refused and grouped, and which are similar.
+
+    DATA is a folder or a CSV, as for extract. Exits with 3 if any clip would be refused.
 
     Example: moodfuse check clips
     """
@@ -247,7 +265,7 @@ def weights_group() -> None:
 @click.option("--long", "-l", is_flag=True, help="Also list address, digest, licence and preprocessing.")
 @wide_option
 def weights_ls_command(network: str | None, long: bool, wide: bool) -> None:
-    """List the weights that are known by name, and which of them are on this machine.
+    """List the published weights, and which of them are on this machine.
 
     Example: moodfuse weights ls --long
     """
@@ -264,7 +282,7 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
     Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run
     again.
 
-    Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
+    Example: moodfuse weights fetch torchvision:r3d_18=DEFAULT
     """
     from moodfuse.extract.networks import fetch_weights, named_weights
 
@@ -280,9 +298,14 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
     "--output", required=True, type=click.Path(path_type=Path), help="The safetensors file to write."
 )
 def weights_convert_command(weights: str, network: str, output: Path) -> None:
-    """Write pretrained weights as safetensors in moodfuse's own layout, with their provenance.
+    """Convert pretrained weights to safetensors.
 
-    Example: moodfuse weights convert model_rgb.pth --network i3d --output i3d.safetensors
+    The file has moodfuse's own layout, and the provenance of the weights.
+
+    \b
+    Example:
+      moodfuse weights convert model_rgb.pth --network i3d \\
+        --output i3d.safetensors
     """
     from moodfuse.extract.networks import convert_weights, create_network
 

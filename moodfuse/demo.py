@@ -17,7 +17,7 @@ import click
 )
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
-    """Make 48 synthetic music videos and run extract, fuse and evaluate on them with the recipe `demo`.
+    """Make 48 synthetic music videos and run extract, fuse and evaluate on them with the recipe demo.
 
     Example: moodfuse demo --output demo
     """

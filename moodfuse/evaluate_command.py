@@ -31,7 +31,11 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
 )
 @click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
 @click.option(
-    "--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap resamples."
+    "--draws",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="Number of bootstrap resamples.",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap."

@@ -196,7 +196,7 @@ def print_verification(root: Path, verification: Verification) -> None:
     if verification.stale_clips_csv:
         click.echo("note: clips.csv differs from the current plan; nothing reads it, and extract rewrites it")
     if outputs := len(verification.others["output"]):
-        click.echo(f"not checked: {outputs} files of reports and models, which have no digest")
+        click.echo(f"not checked: {outputs} files of reports, models and logs, which have no digest")
     bad = len(verification.faults) or "none"
     click.echo(f"{verification.checked} files, {size(verification.bytes)} checked: {bad} bad")
 

@@ -36,8 +36,7 @@ KINDS = {
     "fits": rf"fits/{_NAME}/{_NAME}\.h5",
     "run": rf"runs/{_NAME}/run\.json",
     "predictions": rf"runs/{_NAME}/predictions-[^/]*\.h5",
-    "output": rf"runs/{_NAME}/(?:report|model)/.*",
-    "log": r"logs/[^/.][^/]*\.log",
+    "output": rf"runs/{_NAME}/(?:report|model)/.*|logs/[^/.][^/]*\.log",
 }
 """Kind of file to its path below the cache folder, as a pattern."""
 TEMPORARY, BAD, UNKNOWN, FOLDER = "temporary", "bad", "unknown", "folder"

@@ -20,12 +20,12 @@ PATH = click.Path(path_type=Path)
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE|FOLDER|LIST...")
-@click.option("--model", type=PATH, help="Model folder, written by `moodfuse fuse --export`.")
+@click.option("--model", type=PATH, help="Model folder, written by moodfuse fuse --export.")
 @click.option("--cache", type=PATH, help="Cache folder; use the model of its newest run that has one.")
 @click.option(
     "--format",
     type=click.Choice(["table", "jsonl", "csv", "parquet"]),
-    help="[default: by the name of --output, else table]",
+    help="How to write predictions.  [default: by the name of --output, else table]",
 )
 @click.option("--output", type=PATH, help="File to write to. Files that it already has are skipped.")
 @click.option("--retry", is_flag=True, help="Try the refused files of --output again.")
@@ -50,7 +50,11 @@ PATH = click.Path(path_type=Path)
 @click.option("--html", type=PATH, help="Write a page that shows one video with its time line.")
 @click.option("--plot", type=PATH, help="Draw one video's time line: PNG, SVG or PDF.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Decoding processes."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=min(2, os.cpu_count() or 1),
+    show_default="at most 2",
+    help="Decoding processes.",
 )
 @device_option
 @reading_options

@@ -142,8 +142,8 @@ def print_weights(network: str | None, *, long: bool, wide: bool) -> None:
         for known in listed:
             _print_facts(known, here=here[known.full_name])
     else:
-        columns = [Column("name"), Column("MB", number=True, drop=1), Column("check", drop=2)]
-        columns += [Column("trained on", drop=3), Column("here")]
+        columns = [Column("name", narrow=48), Column("MB", number=True, drop=1), Column("check", drop=3)]
+        columns += [Column("trained on", drop=2), Column("here")]
         rows = [
             (
                 known.full_name,
