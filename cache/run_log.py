@@ -54,7 +54,7 @@ def run_log(cache: Path, command: str) -> Iterator[None]:
         yield
         lines_log.info("finished")
     except BaseException as error:
-        lines_log.info("stopped: %s", error or type(error).__name__, exc_info=True)
+        lines_log.info("stopped by %s", type(error).__name__, exc_info=True)
         raise
     finally:
         _log.removeHandler(handler)

@@ -55,24 +55,35 @@ def is_quiet() -> bool:
 def report(line: str) -> None:
     """Print a line for the user on standard error, except under ``--quiet``, and add it to the log file."""
     if not _quiet:
-        click.echo(printable(line), err=True)
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        click.echo(wrap_text(printable(line), _columns() if is_terminal else None), err=True)
     lines_log.info("%s", line)
 
 
 def terminal_width() -> int | None:
     """Columns of the terminal that standard output is; `None` if it is a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return _columns() if sys.stdout.isatty() else None
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def wrap_text(line: str, width: int | None) -> str:
+    """A line broken at spaces into lines of `width` characters, all but the first with a deeper indent."""
+    if width is None or len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def print_lines(lines: Iterable[str], *, wrap: bool = False) -> None:
     """Print lines; with `wrap` each is broken at spaces to fit the terminal, which commands should not be."""
     width = terminal_width() if wrap else None
     for line in map(printable, lines):
-        click.echo(
-            line
-            if width is None
-            else textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-        )
+        click.echo(wrap_text(line, width))
 
 
 # Tables

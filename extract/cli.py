@@ -224,7 +224,7 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
 
     Example: moodfuse check clips
     """
-    from moodfuse.cache.console import printable
+    from moodfuse.cache.terminal import print_lines
     from moodfuse.extract.dataset.check import check
 
     result = check(
@@ -234,8 +234,7 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
         rules=reading_rules(options),
         **{name: options[name] for name in ("folds", "group_pattern", "jobs")},
     )
-    for line in result.lines:
-        click.echo(printable(line))
+    print_lines(result.lines, wrap=True)
     if result.refused:
         ctx.exit(3)
 
@@ -246,10 +245,10 @@ def networks_command() -> None:
 
     Example: moodfuse networks
     """
+    from moodfuse.cache.terminal import print_lines
     from moodfuse.extract.networks import list_networks
 
-    for line in list_networks():
-        click.echo(line)
+    print_lines(list_networks(), wrap=True)
 
 
 @click.group("weights")
@@ -265,7 +264,7 @@ def weights_group() -> None:
 @click.option("--long", "-l", is_flag=True, help="Also list address, digest, licence and preprocessing.")
 @wide_option
 def weights_ls_command(network: str | None, long: bool, wide: bool) -> None:
-    """List the published weights, and which of them are on this machine.
+    """List the published weights, and which of them are here.
 
     Example: moodfuse weights ls --long
     """

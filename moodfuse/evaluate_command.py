@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moodfuse.cache.terminal import ProgressBar, report, wide_option
+from moodfuse.cache.terminal import ProgressBar, print_lines, report, wide_option
 from moodfuse.options import check_no_effect
 
 if TYPE_CHECKING:
@@ -164,9 +164,8 @@ def _present(
         figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
-    click.echo(
-        f"report: {folder} (metrics.json, metrics.csv, report.md, table.tex, {2 * len(figures)} figures)"
-    )
+    files = f"metrics.json, metrics.csv, report.md, table.tex, {2 * len(figures)} figures"
+    print_lines([f"report: {folder} ({files})"], wrap=True)
     click.echo(f"page: {folder / PAGE}")
     if open_page and click.launch(str(folder / PAGE)):
         report(f"WARNING no browser could be started; open {folder / PAGE} yourself")

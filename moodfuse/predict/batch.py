@@ -1,5 +1,6 @@
 """Label many files with a model: find them, skip those that the output has, write the rows of the others."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -110,9 +111,17 @@ def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest],
         escape = printable_lines if stream.isatty() else str
         stream.write(escape(format_csv(columns)))
         return Output(stream, lambda row: escape(format_csv_row(row, columns)))
-    width = min(60, max(len(request.file) for request in requests))
-    line_width = None if settings.wide else terminal_width()
-    return Output(stream, lambda row: format_table(row, width=width, why=settings.why, line_width=line_width))
+    line_width, shared = None if settings.wide else terminal_width(), 0
+    if line_width is not None and len(requests) > 1:  # names without the folder that all files are in
+        files = [request.file for request in requests]
+        shared = os.path.commonprefix(files).rfind("/") + 1  # noqa: RUF071 - cut at the last slash
+    width = min(60, max(len(request.file) for request in requests) - shared)
+
+    def to_text(row: Row) -> str:
+        named = row | {"file": row["file"][shared:]}
+        return format_table(named, width=width, why=settings.why, line_width=line_width)
+
+    return Output(stream, to_text)
 
 
 def _label_files(

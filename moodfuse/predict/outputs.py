@@ -112,7 +112,8 @@ def format_table(row: Row, *, width: int, why: bool, line_width: int | None = No
     name, others = printable(_as_unicode(row["file"])), ""
     if line_width is not None:
         width = min(width, line_width // 2)
-        name = name if len(name) <= width else f"…{name[1 - width :]}"
+        if len(name) > width:
+            name = f"{name[: width // 2]}…{name[width // 2 + 1 - width :]}"
     if "error" in row:
         text = f"REFUSED {row['error']}: {row['detail']}"
     else:

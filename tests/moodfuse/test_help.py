@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from moodfuse.cli import COMMANDS, group
 
@@ -24,17 +23,17 @@ def list_commands() -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.parametrize("words", list(list_commands()), ids=" ".join)
 def test_help_fits_80_columns_and_has_one_example(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No line is longer or has a cut sentence, paragraphs have one indent, and the example is a command that
     can be copied. The README names the command."""
     monkeypatch.setenv("COLUMNS", "80")
-    result = CliRunner().invoke(group, [*words, "--help"])
-    assert result.exit_code == 0, result.output
-    lines = result.output.splitlines()
+    group.main([*words, "--help"], prog_name="moodfuse", standalone_mode=False)
+    output = capsys.readouterr().out
+    lines = output.splitlines()
     assert [line for line in lines[1:] if len(line) > 80 or line.endswith("...")] == []
     options = {"--verbose", "--quiet", *(() if words[0] in ("cache", "weights") else ("--config",))}
-    assert options <= set(result.output.replace(",", " ").split())
+    assert options <= set(output.replace(",", " ").split())
     text = lines[2 : lines.index("Options:")]
     (start,) = (number for number, line in enumerate(text) if line.startswith("  Example:"))
     example = text[start:]

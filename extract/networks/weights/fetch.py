@@ -155,7 +155,7 @@ def print_weights(network: str | None, *, long: bool, wide: bool) -> None:
             for known in listed
         ]
         print_table(columns, [rows], wide=wide)
-    print(f"kept in {folder}; use: moodfuse extract DATA --cache DIR --weights SOURCE=NAME")
+    print(f"kept in {folder}\nuse: moodfuse extract DATA --cache DIR --weights SOURCE=NAME")
 
 
 def _print_facts(known: KnownWeights, *, here: bool) -> None:
