@@ -188,7 +188,7 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
     """
     from moodfuse.cache.console import command_line
     from moodfuse.cache.folds import PlanChoice
-    from moodfuse.cache.terminal import report
+    from moodfuse.cache.terminal import print_lines, report
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
     options["holdout"] = _parse_holdout(options["holdout"])
@@ -196,10 +196,11 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
     settings = ImportSettings(**options, plan=plan, command=command_line(ctx))
     done = import_features(settings, report=report)
     logits = f", logits {done.logits}" if done.logits else ""
-    click.echo(
+    summary = (
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
         f"{settings.source}, holdout {settings.holdout}"
     )
+    print_lines([summary], wrap=True)
     if done.missing_holdouts:
         holdouts = ", ".join(map(str, done.missing_holdouts))
         click.echo(f"next: import {settings.source} under the holdouts {holdouts} as well")

@@ -8,10 +8,9 @@ import logging
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 import click
 
@@ -55,35 +54,33 @@ def is_quiet() -> bool:
 def report(line: str) -> None:
     """Print a line for the user on standard error, except under ``--quiet``, and add it to the log file."""
     if not _quiet:
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
-        click.echo(wrap_text(printable(line), _columns() if is_terminal else None), err=True)
+        click.echo(wrap_text(printable(line), terminal_width(sys.stderr)), err=True)
     lines_log.info("%s", line)
 
 
-def terminal_width() -> int | None:
-    """Columns of the terminal that standard output is; `None` if it is a file or a pipe."""
-    return _columns() if sys.stdout.isatty() else None
-
-
-def _columns() -> int:
-    return shutil.get_terminal_size().columns
-
-
-def wrap_text(line: str, width: int | None) -> str:
-    """A line broken at spaces into lines of `width` characters, all but the first with a deeper indent."""
-    if width is None or len(line) <= width:
-        return line
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+def terminal_width(stream: TextIO | None) -> int | None:
+    """Columns of the terminal that a stream is; `None` if it is a file or a pipe, or closed."""
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else None
 
 
 def print_lines(lines: Iterable[str], *, wrap: bool = False) -> None:
     """Print lines; with `wrap` each is broken at spaces to fit the terminal, which commands should not be."""
-    width = terminal_width() if wrap else None
+    width = terminal_width(sys.stdout) if wrap else None
     for line in map(printable, lines):
         click.echo(wrap_text(line, width))
+
+
+def wrap_text(line: str, width: int | None) -> str:
+    """A line broken into lines of `width` characters, all but the first with a deeper indent.
+
+    Longer words, such as paths, stay whole.
+    """
+    if width is None or len(line) <= width:
+        return line
+    text = line.lstrip()
+    indent = " " * (len(line) - len(text))
+    first, *others = fold(text, width - len(indent) - 2, cut=False)
+    return "\n".join([indent + first, *(f"{indent}  {other}" for other in others)])
 
 
 # Tables
@@ -128,7 +125,7 @@ def print_table(
     rows = [row for section in cells for row in section]
     if not rows:
         return
-    available = None if wide else terminal_width()
+    available = None if wide else terminal_width(sys.stdout)
     widths = fit_columns(columns, rows, available)
     table = Table(title=title or None, title_justify="left", box=SIMPLE, show_edge=False, pad_edge=False)
     table.padding = (0, _GAP - 1, 0, 0)  # and a space as the line between two columns
@@ -149,15 +146,14 @@ def print_table(
         print_lines([f"columns left out: {', '.join(left_out)}; --wide prints them"], wrap=True)
 
 
-def fold(text: str, width: int) -> list[str]:
-    """Lines of at most `width` characters, broken after spaces and plus signs where that is possible."""
+def fold(text: str, width: int, *, cut: bool = True) -> list[str]:
+    """Lines of at most `width` characters, broken after spaces and plus signs; longer words are `cut`."""
     from rich.cells import cell_len, chop_cells
 
     lines = [""]
     for word in re.findall(r"[^ +]*[ +]|[^ +]+", text):
-        pieces = [word] if cell_len(word.rstrip()) <= width else chop_cells(word, width)
-        for piece in pieces:
-            if cell_len(lines[-1] + piece.rstrip()) > width:
+        for piece in chop_cells(word, width) if cut and cell_len(word.rstrip()) > width else [word]:
+            if lines[-1] and cell_len(lines[-1] + piece.rstrip()) > width:
                 lines.append("")
             lines[-1] += piece
     return [line.rstrip() for line in lines]
@@ -208,7 +204,7 @@ class ProgressBar:
         self._bar: Progress | None = None
 
     def __enter__(self) -> "ProgressBar":
-        if not _quiet and sys.stderr is not None and sys.stderr.isatty():
+        if not _quiet and terminal_width(sys.stderr) is not None:
             self._bar = _make_bar(self._transient)
             self._bar.add_task(printable(self._what), total=self._total, note="")
             self._bar.start()

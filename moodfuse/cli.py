@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import click
 
 from moodfuse._version import __version__
-from moodfuse.cache.console import printable_lines
+from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.cache.terminal import LogFormatter, lines_log, set_quiet
+from moodfuse.cache.terminal import LogFormatter, lines_log, set_quiet, terminal_width, wrap_text
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
@@ -230,8 +230,8 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _exit(code: int, message: str = "") -> NoReturn:
     with suppress(OSError):
-        if message:
-            click.echo(printable_lines(message), err=True)
+        for line in message.split("\n") if message else ():
+            click.echo(wrap_text(printable(line), terminal_width(sys.stderr)), err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -228,7 +228,7 @@ def latex_table(evaluation: Evaluation) -> str:
     return render_report("table.tex.j2", evaluation, sections=sections, label=label).rstrip("\n") + "\n"
 
 
-def print_evaluation(evaluation: Evaluation, *, wide: bool) -> None:
+def print_evaluation(evaluation: Evaluation, *, wide: bool = False) -> None:
     """Print the main finding, every result, comparisons and notes."""
     run, summary = evaluation.run, summarize(evaluation)
     size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
@@ -255,7 +255,7 @@ def _print_table(content: TextTable, *, wide: bool) -> None:
     print_lines([content.description], wrap=True)
 
 
-def print_comparison(comparison: Comparison, *, wide: bool) -> None:
+def print_comparison(comparison: Comparison, *, wide: bool = False) -> None:
     """Print published scores with ours, notes, and commands for missing rows."""
     name, run = comparison.published.name, comparison.evaluation.run
     description = (

@@ -111,7 +111,7 @@ def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest],
         escape = printable_lines if stream.isatty() else str
         stream.write(escape(format_csv(columns)))
         return Output(stream, lambda row: escape(format_csv_row(row, columns)))
-    line_width, shared = None if settings.wide else terminal_width(), 0
+    line_width, shared = None if settings.wide else terminal_width(stream), 0
     if line_width is not None and len(requests) > 1:  # names without the folder that all files are in
         files = [request.file for request in requests]
         shared = os.path.commonprefix(files).rfind("/") + 1  # noqa: RUF071 - cut at the last slash

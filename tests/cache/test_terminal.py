@@ -40,7 +40,7 @@ def test_a_table_fits_and_drops_columns_by_priority(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No line is too long, cells that stay are not cut, and the columns that are left out are named."""
-    monkeypatch.setattr(terminal, "terminal_width", lambda: width)
+    monkeypatch.setattr(terminal, "terminal_width", lambda stream: width)
     print_table(COLUMNS, [[ROW]], title="sources")
     output = capsys.readouterr().out
     assert max(map(len, output.splitlines())) <= width
@@ -57,7 +57,7 @@ def test_without_a_terminal_or_with_wide_tables_are_printed_in_full(
 ) -> None:
     """Every cell stands on one line."""
     for width, wide in ((None, False), (40, True)):
-        monkeypatch.setattr(terminal, "terminal_width", lambda width=width: width)
+        monkeypatch.setattr(terminal, "terminal_width", lambda stream, width=width: width)
         print_table(COLUMNS, [[ROW]], wide=wide)
         (line,) = [line for line in capsys.readouterr().out.splitlines() if "83.3" in line]
         assert all(cell in line for cell in ROW)
@@ -85,9 +85,9 @@ def test_lines_are_wrapped_at_spaces_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Further lines have a deeper indent; words longer than the terminal stay whole."""
-    assert wrap_text("  one two three", 10) == "  one two\n    three"
+    assert wrap_text("  one two three", 12) == "  one two\n    three"
     assert wrap_text("a " + "b" * 20, 10) == "a\n  " + "b" * 20
-    monkeypatch.setattr(terminal, "terminal_width", lambda: None)
+    monkeypatch.setattr(terminal, "terminal_width", lambda stream: None)
     print_lines(["word " * 30], wrap=True)
     assert capsys.readouterr().out.count("\n") == 1
 

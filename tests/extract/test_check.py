@@ -60,14 +60,14 @@ def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) -> None:
-    """Both print the warnings of an import, even if no clip can be read."""
+    """Both print the warnings of an import, also where no fold plan is possible."""
     table = tmp_path / "clips.csv"
     table.write_text("path,label,group\na.mp4,sad,nan\nb.mp4,Sad,nan\nc.mp4,fear,\nd.mp4,fear,x\n")
     reported: list[str] = []
     settings = ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1)
-    with pytest.raises(InputError, match="none of the 4 clips could be read"):
+    with pytest.raises(InputError, match="label 'Sad' has 1 group"):
         extract_features(settings, report=reported.append)
-    with pytest.raises(InputError, match="none of the 4 clips could be read") as refused:
+    with pytest.raises(InputError, match="label 'Sad' has 1 group") as refused:
         check(table, decode=False)
     for lines in (reported, [line.strip() for line in str(refused.value).splitlines()]):
         alike, missing = [line for line in lines if line.startswith(("WARNING 2 labels", "WARNING groups"))]
