@@ -20,7 +20,7 @@ import click
 from moodfuse._version import __version__
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.cache.terminal import LogFormatter, lines_log, set_quiet, terminal_width, wrap_text
+from moodfuse.cache.terminal import LogFormatter, is_quiet, lines_log, set_quiet, terminal_width, wrap_text
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
@@ -132,11 +132,18 @@ VERBOSITY = ("verbose", "quiet")
 
 
 class _EchoHandler(logging.Handler):
-    """Prints log records on standard error, above a progress bar; lines for the user are there already."""
+    """Prints log records on standard error, above a progress bar; lines for the user are there already.
+
+    Our own records are passed from `shown` on, since the log file of a run has more of them. Those of other
+    libraries, such as the access log of `serve`, are passed as their loggers do, but under --quiet.
+    """
+
+    shown = logging.WARNING
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        if record.name != lines_log.name:
+        filtered = is_quiet() or record.name.startswith("moodfuse")
+        if record.name != lines_log.name and (record.levelno >= self.shown or not filtered):
             click.echo(self.format(record), err=True)
 
 
@@ -163,7 +170,7 @@ def _set_verbosity(ctx: click.Context, option: click.Parameter, given: bool) -> 
 def set_level(level: int) -> None:
     """Print log records of this level and above; above warnings, print no progress either."""
     logging.getLogger().setLevel(level)
-    _stderr.setLevel(level)
+    _stderr.shown = level
     set_quiet(level > logging.WARNING)
 
 
