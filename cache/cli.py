@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moodfuse.cache.terminal import wide_option
+from moodfuse.cache.terminal import ProgressBar, wide_option
 
 if TYPE_CHECKING:
     from moodfuse.cache.records import Holdout
@@ -48,7 +48,8 @@ def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> Non
     from moodfuse.cache.maintenance.printing import as_record, print_inventory
     from moodfuse.cache.store import FeatureCache
 
-    inventory = read_inventory(FeatureCache(cache_path))
+    with ProgressBar("Reading the cache", transient=True):
+        inventory = read_inventory(FeatureCache(cache_path))
     if form == "json":
         click.echo(json.dumps(as_record(inventory), indent=2))
     else:

@@ -25,6 +25,7 @@ lines_log = logging.getLogger("moodfuse.lines")
 T = TypeVar("T")
 _GAP = 2
 _RATE_PERIOD_S = 600.0
+_QUOTED = re.compile(r"(?<!\S)'[^']*'(?!\S)")
 _quiet = False
 
 wide_option = click.option(
@@ -147,16 +148,20 @@ def print_table(
 
 
 def fold(text: str, width: int, *, cut: bool = True) -> list[str]:
-    """Lines of at most `width` characters, broken after spaces and plus signs; longer words are `cut`."""
+    """Lines of at most `width` characters, broken at spaces and within ``c3d+i3d``; longer words are `cut`.
+
+    A word in quotes, such as a pattern to copy, is not broken at its spaces.
+    """
     from rich.cells import cell_len, chop_cells
 
+    text = _QUOTED.sub(lambda match: match[0].translate({ord(" "): "\0", ord("+"): "\1"}), text)
     lines = [""]
-    for word in re.findall(r"[^ +]*[ +]|[^ +]+", text):
+    for word in re.split(r"(?<= )|(?<=\w\+)(?=\w)", text):
         for piece in chop_cells(word, width) if cut and cell_len(word.rstrip()) > width else [word]:
             if lines[-1] and cell_len(lines[-1] + piece.rstrip()) > width:
                 lines.append("")
             lines[-1] += piece
-    return [line.rstrip() for line in lines]
+    return [line.rstrip().translate({0: " ", 1: "+"}) for line in lines]
 
 
 def fit_columns(

@@ -23,13 +23,14 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
     """
     from moodfuse.cache.runs import LEAKY, run_names
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.cache.terminal import report
+    from moodfuse.cache.terminal import ProgressBar, report
     from moodfuse.cli import group
     from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
     report(f"making a synthetic dataset in {output / 'corpus'}")
     settings = CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings(seed=seed))
-    table = make_corpus(output / "corpus", settings=settings)
+    with ProgressBar("Making clips", transient=True):
+        table = make_corpus(output / "corpus", settings=settings)
     if shuffle_labels is not None:
         table = shuffle_table(table, seed=shuffle_labels)
     cache = output / "cache"

@@ -114,7 +114,8 @@ def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
     from moodfuse.test_set import read_clips, run_test
 
     clips = read_clips(data, options["group_pattern"], report=report)
-    model = Model.load(folder, device=options["device"])
+    with ProgressBar("Loading the model", transient=True):
+        model = Model.load(folder, device=options["device"])
     test = run_test(model, clips, jobs=options["jobs"], report=report)
     with ProgressBar("Scoring", transient=True):
         evaluation = evaluate_run(test.run, draws=options["draws"], seed=options["seed"])

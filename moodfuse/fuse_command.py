@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.console import command_line, printable
-from moodfuse.cache.terminal import Column, print_table, report, wide_option
+from moodfuse.cache.terminal import Column, ProgressBar, print_table, report, wide_option
 from moodfuse.options import check_no_effect
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ def _fuse(cache: "FeatureCache", settings: "AblationSettings", *, wide: bool) ->
 def _export(cache: "FeatureCache", run: "Run", settings: "ExportSettings") -> None:
     from moodfuse.export import export_model
 
-    card = export_model(cache, run, settings, echo=report)
+    with ProgressBar("Exporting the model", transient=True):
+        card = export_model(cache, run, settings, echo=report)
     accuracy = card.expected["accuracy"]
     click.echo(f"model: {settings.folder} ({printable(card.name)}; cross-validated accuracy {accuracy:.3f})")
     click.echo(f"next: moodfuse predict --model {shlex.quote(str(settings.folder))} FILE...")

@@ -74,9 +74,10 @@ def test_a_column_without_any_cell_and_a_table_without_rows_are_not_printed(
 
 
 def test_text_is_folded_after_spaces_and_plus_signs() -> None:
-    """Longer words are cut; wide characters count twice."""
+    """Longer words are cut; wide characters count twice; patterns in quotes stay whole."""
     assert fold("c3d+i3d softmax", 8) == ["c3d+i3d", "softmax"]
     assert fold("onedmcnn+c3d", 9) == ["onedmcnn+", "c3d"]
+    assert fold("a '[ _]\\d+b'", 5, cut=False) == ["a", "'[ _]\\d+b'"]
     assert fold("abcdefgh", 3) == ["abc", "def", "gh"]
     assert fold("快乐快乐", 4) == ["快乐", "快乐"]
 
