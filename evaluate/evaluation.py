@@ -113,7 +113,8 @@ class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
     `rank` is its sort key, the best first. `complete` is the score over the clips with all modalities; `None`
-    if every clip has them.
+    if every clip has them. `series_accuracy` is the accuracy with each series of numbered file names in one
+    fold; `None` if there is no series, or the run has no such predictions.
     """
 
     result: Result
@@ -124,6 +125,7 @@ class ResultScore:
     calibration: Calibration | None = None
     repeated: RepeatedScore | None = None
     complete: Score | None = None
+    series_accuracy: float | None = None
 
     @property
     def is_network(self) -> bool:
@@ -206,7 +208,6 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Limitations of the numbers, the most serious first."""
         effective = effective_groups(self.run.groups)
-        series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
         leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
         defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
@@ -218,7 +219,7 @@ class Evaluation:
             leaky if self.marker else None,
             None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
-            None if self.run.protocol == TEST else describe_series_for_report(series),
+            None if self.run.protocol == TEST else self._series_note,
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
@@ -231,6 +232,14 @@ class Evaluation:
             "not the variation between trainings",
         ]
         return list(dict.fromkeys(note for note in notes if note))
+
+    @property
+    def _series_note(self) -> str | None:
+        """A warning about series of file names, with the accuracy of the best result without them."""
+        held_out = self.best.series_accuracy
+        accuracies = None if held_out is None else (self.best.score.accuracy, held_out)
+        series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
+        return describe_series_for_report(series, accuracies, 1 + max(self.run.series_folds, default=0))
 
     @property
     def interval_notes(self) -> list[str]:
@@ -306,6 +315,9 @@ def score_results(run: Run, resamples: GroupResamples, *, seed: int) -> Iterator
             complete=None
             if complete_resamples is None
             else score_resamples(labels[complete], values[complete], complete_resamples, classes=run.classes),
+            series_accuracy=None
+            if result.series is None
+            else float(metrics.is_correct(labels, result.series).mean()),
         )
 
 

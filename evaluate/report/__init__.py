@@ -121,6 +121,7 @@ def _result_values(evaluation: Evaluation, scored: ResultScore) -> dict[str, obj
         "calibration": _json_value(scored.calibration),
         "repeated": _json_value(scored.repeated),
         "complete": None if complete is None else {"clips": complete.clips, **_score_values(complete)},
+        "series_accuracy": scored.series_accuracy,
         "confusion_matrix": scored.score.confusion_matrix.tolist(),
         "notes": evaluation.marked_notes(scored),
     }

@@ -18,7 +18,9 @@ from moodfuse.evaluate.report import metrics_csv, metrics_values, write_report
 MakeRun = Callable[..., Run]
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
 RESULT_KEYS = {"sources", "head", "level", "per_fold", "per_class", "calibration", "repeated", "complete"}
-RESULT_KEYS |= {"confusion_matrix", "notes"} | {f"{name}{end}" for name in METRICS for end in ("", "_ci95")}
+RESULT_KEYS |= {"series_accuracy", "confusion_matrix", "notes"} | {
+    f"{name}{end}" for name in METRICS for end in ("", "_ci95")
+}
 
 
 def test_a_run_gives_the_same_files_twice(make_run: MakeRun, tmp_path: Path) -> None:
