@@ -236,8 +236,9 @@ class Evaluation:
     @property
     def _series_note(self) -> str | None:
         """A warning about series of file names, with the accuracy of the best result without them."""
-        held_out = self.best.series_accuracy
-        accuracies = None if held_out is None else (self.best.score.accuracy, held_out)
+        best, held_out = self.best, self.best.series_accuracy
+        accuracy = best.score.accuracy if best.repeated is None else best.repeated.accuracy
+        accuracies = None if held_out is None else (accuracy, held_out)
         series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         return describe_series_for_report(series, accuracies, 1 + max(self.run.series_folds, default=0))
 
