@@ -71,8 +71,8 @@ def describe_series_for_report(
 ) -> str | None:
     """A note about the series for a report; `None` without any.
 
-    `accuracies` are those of the best result, over all fold plans and with each series in one of `folds` folds, if
-    known.
+    `accuracies` are those of the best result, over all fold plans and with each series in one of `folds`
+    folds, if known.
     """
     if not series:
         return None
