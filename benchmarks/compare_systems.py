@@ -127,7 +127,7 @@ def main(sets: int) -> int:
             significant += gain.p_value is not None and gain.p_value < 0.05
         coverage, share = covered / sets, significant / sets
         wide = coverage > HIGH and name.startswith(TRAINED_HEADS)
-        passed = LOW <= coverage and (coverage <= HIGH or wide) and (truth != 0 or share <= FALSE_POSITIVES)
+        passed = coverage >= LOW and (coverage <= HIGH or wide) and (truth != 0 or share <= FALSE_POSITIVES)
         missed += not passed
         mark = "  MISSED" if not passed else "  wide" if wide else ""
         print(f"{name:<62} {truth:10.2f} {coverage:8.3f} {share:11.3f}{mark}", flush=True)

@@ -172,7 +172,7 @@ def compare(
         clips=len(labels),
         groups=resamples.groups,
         repeats=repeats,
-        test=_describe_test(folds, resamples, repeats),
+        test=_describe_test(folds, resamples, repeats, with_loss="log_loss" in values),
         accuracy=values["accuracy"],
         macro_f1=values["macro_f1"],
         auc=values.get("auc"),
@@ -311,10 +311,11 @@ def _compare_metric(
     )
 
 
-def _describe_test(folds: int | None, resamples: GroupResamples, repeats: int) -> str:
+def _describe_test(folds: int | None, resamples: GroupResamples, repeats: int, *, with_loss: bool) -> str:
     groups = format_group_count(resamples.groups, resamples.effective)
     if folds is None:
-        return f"sign-flip test (accuracy) and paired t test (log loss) over {groups}"
+        tests = "sign-flip test (accuracy) and paired t test (log loss)" if with_loss else "sign-flip test"
+        return f"{tests} over {groups}"
     plans = f" and {repeats} fold plans" if repeats > 1 else ""
     return f"corrected resampled t test over {groups}{plans}"
 

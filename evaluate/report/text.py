@@ -203,8 +203,9 @@ def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, 
 def modality_table(evaluation: Evaluation) -> TextTable:
     """Accuracy of audio, of video and of both, and the contribution of each."""
     description = (
-        f"One head and level on all audio sources, all video sources, and both{over_plans(evaluation)}. "
-        "Shapley value: mean of the accuracy that the modality adds to no source and to the other modality."
+        "Accuracy of one head and level on all audio sources, all video sources, and both"
+        f"{over_plans(evaluation)}. Shapley value: mean of the accuracy that the modality adds to no source "
+        "and to the other modality."
     )
     columns = ("modality", "result", "accuracy [95 %]", "Shapley value, points")
     cells = [

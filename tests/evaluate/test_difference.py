@@ -149,6 +149,7 @@ def test_labels_alone_have_no_auc_and_no_log_loss(make_run: MakeRun, tmp_path: P
     full = compare(run, FIRST, run.results[1].probabilities, draws=20)
     assert difference.accuracy == full.accuracy and difference.macro_f1 == full.macro_f1
     assert difference.auc is None and difference.log_loss is None
+    assert difference.test == "sign-flip test over 18 groups"
     assert "b.csv: labels without probabilities, so AUC and log loss are left out" in difference.notes
     values = json.loads(json.dumps(difference_values(difference), allow_nan=False))
     assert values["schema"] == 1 and values["auc"] is None and values["sentence"] == difference.sentence
