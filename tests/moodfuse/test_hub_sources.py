@@ -29,6 +29,8 @@ FAMILIES: dict[str, Callable[[Path], object]] = {
     "hf:videomae": lambda folder: save_huggingface("videomae", folder) and folder,
     "hf:wavlm": lambda folder: save_huggingface("wavlm", folder) and folder,
     "hf:ast": lambda folder: save_huggingface("ast", folder) and folder,
+    "hf:clap": lambda folder: save_huggingface("clap", folder) and folder,
+    "hf:mert": lambda folder: save_huggingface("mert", folder) and folder,
     "torchaudio:TINY": save_tiny_bundle,
 }
 """Source to what saves its checkpoint in a folder and returns the path."""
