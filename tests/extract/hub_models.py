@@ -1,10 +1,39 @@
 """Small random models of each hub's library, saved as a user's download lies on disk."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from moodfuse.cache.media import Media
+from moodfuse.extract.media.preprocess import InputMaker
+from moodfuse.extract.networks.base import Network
+
+RELATIVE_ERROR = 1e-4
+
+
+@torch.inference_mode()
+def embed(network: Network, clip: Media) -> Tensor:
+    """Our embedding of a clip at depth frozen."""
+    return network.pool_frozen(network.trunk(InputMaker(network.preprocessing)(clip)[None]))[0]
+
+
+def check_equal(ours: Tensor, expected: Tensor) -> None:
+    """The largest difference is at most `RELATIVE_ERROR` of the largest value."""
+    assert ours.shape == expected.shape
+    error = float((ours - expected).abs().max() / expected.abs().max())
+    print(f"relative error {error:.1e}")
+    assert error < RELATIVE_ERROR
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the object of a JSON file."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
 
 
 def save_torchvision(name: str, folder: Path) -> tuple[torch.nn.Module, Path]:

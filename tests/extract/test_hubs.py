@@ -7,32 +7,30 @@ file or folder to moodfuse.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-import wave
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import pytest
 import requests
 import torch
-from hub_models import save_huggingface, save_timm, save_torchvision, tiny
+from click.testing import CliRunner
+from hub_models import check_equal, edit_json, embed, save_huggingface, save_timm, save_torchvision, tiny
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import save_file, save_model
 from torch import Tensor
 
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media
-from moodfuse.extract.media.decode import make_media, read_clip
-from moodfuse.extract.media.preprocess import InputMaker, frame_indices
+from moodfuse.extract.cli import weights_group
+from moodfuse.extract.media.preprocess import frame_indices
 from moodfuse.extract.networks import WeightsError, create_network, network_spec, weights_facts
-from moodfuse.extract.networks.base import Network
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_hf_sources, split_hf_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RELATIVE_ERROR = 1e-4
 FRAMES, SAMPLES = 32, 480_000
 
 
@@ -51,20 +49,6 @@ def clip() -> Media:
     waveform = sum(np.sin(2 * np.pi * hz * times) for hz in (220, 277.2, 329.6)) / 5
     waveform = (waveform + rng.normal(0, 0.02, SAMPLES)).astype(np.float32)
     return Media(frames, np.arange(FRAMES) + 0.5, waveform, SAMPLES)
-
-
-@torch.inference_mode()
-def embed(network: Network, clip: Media) -> Tensor:
-    """Our embedding of a clip at depth frozen."""
-    return network.pool_frozen(network.trunk(InputMaker(network.preprocessing)(clip)[None]))[0]
-
-
-def check_equal(ours: Tensor, expected: Tensor) -> None:
-    """The largest difference is at most `RELATIVE_ERROR` of the largest value."""
-    assert ours.shape == expected.shape
-    error = float((ours - expected).abs().max() / expected.abs().max())
-    print(f"relative error {error:.1e}")
-    assert error < RELATIVE_ERROR
 
 
 def images(clip: Media) -> list[Image.Image]:
@@ -199,6 +183,35 @@ def test_files_that_the_libraries_have_downloaded_are_used(
     assert "clip_vision_model" in recipe.architecture
 
 
+def test_weights_of_hubs_are_fetched_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weights fetch` downloads the files that a source needs, and prints where they are."""
+    hub, cache = tmp_path / "hub", tmp_path / "cache"
+    for repository in ("a/clip", "timm/test_vit.r160_in1k"):
+        (hub / repository).mkdir(parents=True)
+    save_huggingface("clip", hub / "a/clip")
+    save_timm("test_vit", hub / "timm/test_vit.r160_in1k")
+
+    def download(repository: str, file: str, *, revision: str | None, local_files_only: bool = False) -> str:
+        path = cache / repository / file
+        if not local_files_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / repository / file, path)
+        if not path.is_file():
+            raise LocalEntryNotFoundError(file)
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("requests.head", lambda *arguments, **settings: None)
+    result = CliRunner().invoke(weights_group, ["fetch", "hf:a/clip@v1", "timm:test_vit"])
+    assert result.exit_code == 0, result.output
+    lines = [line.partition(" (sha256 ")[0] for line in result.stdout.splitlines()]
+    vit = cache / "timm/test_vit.r160_in1k/model.safetensors"
+    assert lines == [f"hf:a/clip@v1: {cache / 'a/clip'}", f"timm:test_vit: {vit}"]
+    shutil.rmtree(hub)
+    (name,), choice = name_hf_sources(["hf:a/clip@v1"], RecipeChoice(device="cpu"))
+    assert build_recipe(name, choice).weights in result.stdout
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message is the command that installs it."""
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -254,74 +267,6 @@ def test_audio_spectrogram_transformer(clip: Media, tmp_path: Path) -> None:
     check_equal(embed(network, clip), output.pooler_output.mean(dim=0))
 
 
-@pytest.fixture(scope="module")
-def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An audio file of tones and noise up to 20 kHz, at 44.1 kHz."""
-    path = tmp_path_factory.mktemp("audio") / "song.wav"
-    times = np.arange(31 * 44_100) / 44_100
-    tones = sum(np.sin(2 * np.pi * hz * times * (1 + times / 300)) for hz in (220, 1200, 9000)) / 5
-    noise = np.random.default_rng(0).normal(0, 0.05, len(times)) * (1 + np.sin(times))
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 44_100, 0, "NONE", ""))
-        file.writeframes((np.clip(tones + noise, -1, 1) * 32_767).astype("<i2").tobytes())
-    return path
-
-
-def decode_at(path: Path, rate_hz: int) -> np.ndarray:
-    """The first 30 s of an audio file, decoded and resampled by PyAV alone."""
-    with av.open(str(path)) as media:
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
-        frames = [made for frame in media.decode(audio=0) for made in resampler.resample(frame)]
-    return np.concatenate([frame.to_ndarray()[0] for frame in frames])[: 30 * rate_hz]
-
-
-def decode_for(network: Network, path: Path) -> Media:
-    """An audio file as moodfuse decodes it for a network."""
-    rate_hz = network.preprocessing.sample_rate_hz
-    return make_media(read_clip(path, allow_missing=True, other_rates_hz=(rate_hz,)))
-
-
-@pytest.mark.parametrize("kind", ["clap", "clap-fused"])
-def test_clap(kind: str, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedding is the mean of the pooled outputs of pieces of 10 s, or fused from the middles of thirds.
-
-    The audio is decoded at 48 kHz, and the spectrogram is the model's own.
-    """
-    model, extractor = save_huggingface(kind, tmp_path)
-    network = create_network("hf:clap", num_classes=2, weights=tmp_path)
-    waveform = decode_at(song, 48_000)
-    pieces = [waveform] if kind == "clap-fused" else np.split(waveform, 3)
-    monkeypatch.setattr("numpy.random.choice", lambda values: values[len(values) // 2])
-    with torch.inference_mode():
-        inputs = extractor(pieces, sampling_rate=48_000, return_tensors="pt")
-        features = model.audio_model(**inputs).pooler_output
-    check_equal(embed(network, decode_for(network, song)), features.mean(dim=0))
-
-
-def test_clap_on_crops(tmp_path: Path) -> None:
-    """A crop that is shorter than the model's input is repeated and padded, as its extractor does."""
-    for kind in ("clap", "clap-fused"):
-        model, extractor = save_huggingface(kind, tmp_path)
-        network = create_network("hf:clap", num_classes=2, weights=tmp_path)
-        x = torch.randn(2, 3 * 48_000, generator=torch.Generator().manual_seed(0)) / 10
-        inputs = extractor(list(x.numpy()), sampling_rate=48_000, return_tensors="pt")
-        with torch.inference_mode():
-            features = model.audio_model(inputs.input_features, is_longer=torch.zeros(2, 1)).pooler_output
-            check_equal(network.trunk(x), features)
-
-
-def test_mert_is_a_hubert_at_its_own_rate(song: Path, tmp_path: Path) -> None:
-    """Its audio is decoded at 24 kHz; the variants that differ from HuBERT need code that is not run."""
-    model, extractor = save_huggingface("mert", tmp_path)
-    network = create_network("hf:mert", num_classes=2, weights=tmp_path)
-    with torch.inference_mode():
-        output = model(**extractor(decode_at(song, 24_000), sampling_rate=24_000, return_tensors="pt"))
-    check_equal(embed(network, decode_for(network, song)), output.last_hidden_state[0].mean(dim=0))
-    edit_json(tmp_path / "config.json", lambda values: values.update(deepnorm=True))
-    with pytest.raises(InputError, match="needs code of its repository"):
-        weights_facts(tmp_path, "hf:other-mert")
-
-
 def test_older_checkpoints_of_hugging_face(clip: Media, tmp_path: Path) -> None:
     """Configs of former versions, former names of arrays, a task's head, an absent array of training."""
     model, _ = save_huggingface("clip", tmp_path)
@@ -368,13 +313,6 @@ FORMER_KEYS = {
     "use_bfloat16": False,
 }
 """Keys of configs that versions 4 of transformers wrote."""
-
-
-def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the object of a JSON file."""
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 def test_checkpoints_of_hugging_face_are_checked(tmp_path: Path) -> None:
