@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.errors import UnknownNameError
 from moodfuse.extract.networks.registry import (
     PRETRAINED,
     SPORTS1M_MEAN_RGB,
@@ -254,8 +254,11 @@ def all_weights(network: str | None = None) -> list[KnownWeights]:
     return [*KNOWN_WEIGHTS.values(), *(known for model in models for known in all_weights(model))]
 
 
-def named_weights(name: str) -> KnownWeights:
-    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``."""
+def named_weights(name: str) -> KnownWeights | None:
+    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``.
+
+    `None` for a network of a hub that finds its weights by its name.
+    """
     network, _, weights = name.partition("=")
     if network.startswith(TORCHVISION) or find_hub(network):
         table, weights = known_weights(network), weights or PRETRAINED
@@ -264,7 +267,7 @@ def named_weights(name: str) -> KnownWeights:
     else:
         table, weights = KNOWN_WEIGHTS, name
     if find_hub(network) and not table:
-        raise InputError(f"{network}: its weights are found by its name; extract downloads them where needed")
+        return None
     if weights not in table:
         raise UnknownNameError("weights", name, [*(table or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
     return table[weights]
