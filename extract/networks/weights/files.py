@@ -1,8 +1,8 @@
 """Read and write weights files; reading runs no code from the file.
 
 Five kinds: safetensors, what `torch.save` writes, Keras 2 HDF5, a pickle of NumPy arrays in nested
-dictionaries, such as Flax checkpoints, and the TensorFlow checkpoints of musicnn. A torch file holds a pickle;
-torch reads it with `weights_only=True`, which builds tensors and containers and calls nothing else.
+dictionaries, such as Flax checkpoints, and the TensorFlow checkpoints of musicnn. A torch file holds a
+pickle; torch reads it with `weights_only=True`, which builds tensors and containers and calls nothing else.
 `weights.flax` reads a pickle of NumPy arrays, `weights.musicnn` the TensorFlow checkpoints.
 """
 

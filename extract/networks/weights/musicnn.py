@@ -1,8 +1,8 @@
 """Read the TensorFlow checkpoints of `musicnn` as its package ships them, without TensorFlow.
 
-The data file of such a checkpoint contains the arrays one after the other, little-endian, in the order of their
-names; the names and shapes are in another file. Here they are a table. So the data file is recognised by its
-size, and must be one of the two that the package publishes.
+The data file of such a checkpoint contains the arrays one after the other, little-endian, in the order of
+their names; the names and shapes are in another file. Here they are a table. So the data file is recognised
+by its size, and must be one of the two that the package publishes.
 """
 
 import hashlib
