@@ -84,7 +84,7 @@ class Musicnn(Network):
 
     def convolve(self, number: int, x: Tensor) -> Tensor:
         """One convolution with its ReLU and BatchNorm."""
-        output: Tensor = self.norms[number + 1](F.relu(self.convolutions[number](x)))
+        output: Tensor = self.norms[number + 1](F.relu_(self.convolutions[number](x)))
         return output
 
     def penultimate(self, patches: Tensor) -> Tensor:
