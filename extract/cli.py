@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
-    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, frame-stats, audio-stats, or one of a "
-    "library, such as torchvision:NAME; see moodfuse networks), or NETWORK@RECIPE; repeat for several.  "
-    "[default: the first four]"
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, musicnn, frame-stats, audio-stats, or "
+    "one of a library, such as torchvision:NAME; see moodfuse networks), or NETWORK@RECIPE; repeat for "
+    "several.  [default: the first four]"
 )
 _DATA_OPTIONS = (
     click.option(

@@ -172,6 +172,17 @@ _TABLE = (
         version=3,
     ),
     NetworkSpec(
+        name="musicnn",
+        modality="audio",
+        factory="moodfuse.extract.networks.musicnn:Musicnn",
+        preprocessing=AudioPreprocessing(),
+        embedding_width=200,
+        frozen_width=200,
+        activation_width=200,
+        default_depth="frozen",
+        min_crop_s=3.0,
+    ),
+    NetworkSpec(
         name="c3d",
         modality="video",
         factory="moodfuse.extract.networks.video:C3D",
