@@ -66,16 +66,28 @@ def describe_name_series(series: Sequence[NameSeries], group_pattern: str | None
         yield f"  to keep each series in one fold: --group-pattern {shlex.quote(pattern)}"
 
 
-def describe_series_for_report(series: Sequence[NameSeries]) -> str | None:
-    """A note about the series for a report; `None` without any."""
+def describe_series_for_report(
+    series: Sequence[NameSeries], accuracies: tuple[float, float] | None = None, folds: int = 0
+) -> str | None:
+    """A note about the series for a report; `None` without any.
+
+    `accuracies` are those of the best result, over all fold plans and with each series in one of `folds`
+    folds, if known.
+    """
     if not series:
         return None
+    remedy = "moodfuse check prints the --group-pattern that keeps each series in one fold"
+    if accuracies is not None:
+        accuracy, held_out = (f"{100 * value:.1f} %" for value in accuracies)
+        remedy = (
+            f"with each series in one of {folds} folds, the accuracy of the best result is {held_out} "
+            f"instead of {accuracy}; {remedy}"
+        )
     largest = max(series, key=lambda entry: len(entry.ids))
     return (
         f"{sum(len(entry.ids) for entry in series)} clips are in {len(series)} series of numbered file names "
         f"with one label each, such as {largest.stem} ({len(largest.ids)} clips, all {largest.label}): a "
-        "model may recognise the series instead of the emotion, and the accuracy may be too high; moodfuse "
-        "check prints the --group-pattern that keeps each series in one fold"
+        f"model may recognise the series instead of the emotion, and the accuracy may be too high; {remedy}"
     )
 
 

@@ -29,8 +29,8 @@ UNCALIBRATED = "uncalibrated"
 FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
 DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 """Notes of a result whose settings stayed at their defaults."""
-_ARRAYS = ("probabilities", "unscaled", "repeats")
-"""Arrays of a result in a run's predictions; the last two are optional."""
+_ARRAYS = ("probabilities", "unscaled", "repeats", "series")
+"""Arrays of a result in a run's predictions; only the first is required."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RERUN_HINT = "run fuse again under another --run name"
 FORMAT = "moodfuse-predictions"
@@ -62,6 +62,9 @@ class Result:
         One per outer fold; 1 where none could be learned. Empty where nothing was scaled.
     repeats : ndarray of float64, shape (R - 1, N, C), or None
         `probabilities` under the further fold plans `Run.repeat_folds`; `None` where there are none.
+    series : ndarray of float64, shape (N, C), or None
+        `probabilities` under the fold plan `Run.series_folds`, which keeps each series of numbered file names
+        in one fold (`moodfuse.cache.name_series`); `None` where there is no series, or a source is tuned.
     """
 
     sources: tuple[str, ...]
@@ -72,6 +75,7 @@ class Result:
     unscaled: np.ndarray | None = None
     temperatures: tuple[float, ...] = ()
     repeats: np.ndarray | None = None
+    series: np.ndarray | None = None
 
     @property
     def over_plans(self) -> np.ndarray:
@@ -106,6 +110,8 @@ class Run:
         needed it.
     repeat_folds : tuple of tuple of int
         Fold of each clip under each further plan of repeated cross-validation.
+    series_folds : tuple of int
+        Fold of each clip under the plan of `Result.series`; empty where there is none.
     commands : tuple of str
         The commands that made the run, in order.
     versions : tuple of (str, str)
@@ -133,6 +139,7 @@ class Run:
     digests: tuple[str, ...] = ()
     missing: tuple[tuple[str, ...], ...] = ()
     repeat_folds: tuple[tuple[int, ...], ...] = ()
+    series_folds: tuple[int, ...] = ()
     commands: tuple[str, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     class_weight: str = ""
@@ -140,7 +147,7 @@ class Run:
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
-        shapes = {"probabilities": shape, "unscaled": shape, "repeats": (len(self.repeat_folds), *shape)}
+        shapes = dict.fromkeys(_ARRAYS, shape) | {"repeats": (len(self.repeat_folds), *shape)}
         for result in self.results:
             for name, expected in shapes.items():
                 array = getattr(result, name)
@@ -257,6 +264,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
                 probabilities=arrays[f"probabilities_{number:04d}"],
                 unscaled=arrays.get(f"unscaled_{number:04d}"),
                 repeats=arrays.get(f"repeats_{number:04d}"),
+                series=arrays.get(f"series_{number:04d}"),
             )
             for number, row in enumerate(values["results"])
         )

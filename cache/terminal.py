@@ -176,7 +176,7 @@ def fit_columns(
     natural, minimum = [], []
     for index, column in enumerate(columns):
         longest = max(cell_len(row[index]) for row in rows)
-        words = max(map(cell_len, column.name.split()))
+        words = max(map(cell_len, column.name.split()), default=0)
         natural.append(max(longest, cell_len(column.name)))
         minimum.append(max(longest if column.number else min(longest, column.narrow), words))
     kept = [index for index in range(len(columns)) if any(row[index] for row in rows)]

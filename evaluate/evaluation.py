@@ -35,7 +35,7 @@ from moodfuse.evaluate.paired import (
     paired_differences,
     source_importance,
 )
-from moodfuse.evaluate.planned import PlannedTest, planned_tests
+from moodfuse.evaluate.planned import ModalityScore, PlannedTest, planned_tests, score_modalities
 from moodfuse.evaluate.scoring import Score, score_resamples
 from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
@@ -113,7 +113,8 @@ class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
     `rank` is its sort key, the best first. `complete` is the score over the clips with all modalities; `None`
-    if every clip has them.
+    if every clip has them. `series_accuracy` is the accuracy with each series of numbered file names in one
+    fold; `None` if there is no series, or the run has no such predictions.
     """
 
     result: Result
@@ -124,6 +125,7 @@ class ResultScore:
     calibration: Calibration | None = None
     repeated: RepeatedScore | None = None
     complete: Score | None = None
+    series_accuracy: float | None = None
 
     @property
     def is_network(self) -> bool:
@@ -153,6 +155,7 @@ class Evaluation:
     importance: tuple[SourceImportance, ...] = ()
     inflation: Inflation | None = None
     audit: Audit | None = None
+    modalities: tuple[ModalityScore, ...] = ()
 
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
@@ -206,7 +209,6 @@ class Evaluation:
     def notes(self) -> list[str]:
         """Limitations of the numbers, the most serious first."""
         effective = effective_groups(self.run.groups)
-        series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
         leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
         defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
@@ -218,7 +220,7 @@ class Evaluation:
             leaky if self.marker else None,
             None if self.run.class_weight or self.run.protocol == TEST else older,
             *self.run.notes,
-            None if self.run.protocol == TEST else describe_series_for_report(series),
+            None if self.run.protocol == TEST else self._series_note,
             *self.interval_notes,
             defaults if uncalibrated else None,
             self.selection_note,
@@ -231,6 +233,15 @@ class Evaluation:
             "not the variation between trainings",
         ]
         return list(dict.fromkeys(note for note in notes if note))
+
+    @property
+    def _series_note(self) -> str | None:
+        """A warning about series of file names, with the accuracy of the best result without them."""
+        best, held_out = self.best, self.best.series_accuracy
+        accuracy = best.score.accuracy if best.repeated is None else best.repeated.accuracy
+        accuracies = None if held_out is None else (accuracy, held_out)
+        series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
+        return describe_series_for_report(series, accuracies, 1 + max(self.run.series_folds, default=0))
 
     @property
     def interval_notes(self) -> list[str]:
@@ -273,7 +284,10 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     paired = paired_differences(labels, table, resamples, pairs=pairs)
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
-    return Evaluation(run, scored, draws, seed, headline, planned, paired, importance, inflation)
+    modalities = score_modalities(run, labels, resamples)
+    return Evaluation(
+        run, scored, draws, seed, headline, planned, paired, importance, inflation, modalities=modalities
+    )
 
 
 def run_labels(run: Run) -> Labels:
@@ -306,6 +320,9 @@ def score_results(run: Run, resamples: GroupResamples, *, seed: int) -> Iterator
             complete=None
             if complete_resamples is None
             else score_resamples(labels[complete], values[complete], complete_resamples, classes=run.classes),
+            series_accuracy=None
+            if result.series is None
+            else float(metrics.is_correct(labels, result.series).mean()),
         )
 
 

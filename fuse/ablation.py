@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -22,9 +23,16 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import fit_features
 from moodfuse.fuse.fitting import Call, FitRunner, fitted_head, predict
 from moodfuse.fuse.heads import get_head_spec
-from moodfuse.fuse.inference import apply_temperature
+from moodfuse.fuse.inference import Floats, apply_temperature
 from moodfuse.fuse.leak_guard import ClipRows, make_clip_rows
-from moodfuse.fuse.run_inputs import RunInputs, choose_plans, read_blocks, read_inputs, read_part_digests
+from moodfuse.fuse.run_inputs import (
+    RunInputs,
+    choose_plans,
+    group_series,
+    read_blocks,
+    read_inputs,
+    read_part_digests,
+)
 from moodfuse.fuse.settings import (
     NO_CROSSFIT,
     AblationSettings,
@@ -59,6 +67,8 @@ def make_fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, 
         "seed": inputs.plan.seed,
         "class_weight": inputs.class_weight,
     }
+    if inputs.has_series_as_groups:
+        common["series"] = True
     common_digest = digest(common)
 
     def key(sources: Sequence[str], *facts: object) -> str:
@@ -90,21 +100,34 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     inputs = read_inputs(cache, collect_sources(results), settings.protocol, settings.class_weight)
     plans, note = choose_plans(inputs, settings.repeats)
     log.info("%d results, %d fold plans", len(results), len(plans))
-    fits = FitCache(cache.path, cache.clips) if settings.keep else None
-    runner = FitRunner(fits, settings.jobs, settings.scheduler)
-    done = [_fit_plan(cache, inputs, plan, results, runner) for plan in plans]
-    clips = [make_clip_rows(plan, inputs.clips) for plan in plans]
-    return make_run(name, inputs, clips, done, note=note, commands=(*cache.commands, settings.command))
+    done = [_fit_plan(cache, inputs, plan, results, settings) for plan in plans]
+    grouped = group_series(inputs)
+    series = None if grouped is None else _fit_plan(cache, grouped, grouped.plan, results, settings)
+    return make_run(name, inputs, done, series, note=note, commands=(*cache.commands, settings.command))
+
+
+@dataclass(frozen=True)
+class PlanFits:
+    """The fits of all results and folds under one plan."""
+
+    clips: ClipRows
+    fits: Mapping[Task, CachedFit]
 
 
 def _fit_plan(
-    cache: FeatureCache, inputs: RunInputs, plan: Plan, results: Sequence[PlannedResult], runner: FitRunner
-) -> dict[Task, CachedFit]:
+    cache: FeatureCache,
+    inputs: RunInputs,
+    plan: Plan,
+    results: Sequence[PlannedResult],
+    settings: AblationSettings,
+) -> PlanFits:
     """The fits of all results and folds under one plan; blocks are read only where one is missing."""
     key = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
+    rows = make_clip_rows(plan, inputs.clips)
+    fits = FitCache(cache.path, cache.clips) if settings.keep else None
+    runner = FitRunner(fits, settings.jobs, settings.scheduler)
 
     def make_calls(missing: list[Task]) -> list[Call]:
-        rows = make_clip_rows(plan, inputs.clips)
         features = fit_features(inputs, rows, read_blocks(cache, inputs, plan), key, runner)
         return [
             (
@@ -125,7 +148,7 @@ def _fit_plan(
         for result in results
         for fold in range(plan.folds)
     }
-    return runner.run("fitting heads", keys, make_calls)
+    return PlanFits(rows, runner.run("fitting heads", keys, make_calls))
 
 
 # The record of the run
@@ -134,16 +157,19 @@ def _fit_plan(
 def make_run(
     name: str,
     inputs: RunInputs,
-    clips: Sequence[ClipRows],
-    fits: Sequence[Mapping[Task, CachedFit]],
+    plans: Sequence[PlanFits],
+    series: PlanFits | None,
     *,
     note: str,
     commands: Sequence[str],
 ) -> Run:
-    """The run of the clips and the fits of each fold plan; `note` is that of `choose_plans`."""
-    first, leaky = clips[0], inputs.protocol == LEAKY
+    """The run of the fits under each fold plan; `note` is that of `choose_plans`.
+
+    `series` are the fits under the plan of `group_series`.
+    """
+    first, leaky = plans[0].clips, inputs.protocol == LEAKY
     default = FEW_GROUPS if _has_few_groups(inputs) else UNCALIBRATED
-    results = dict.fromkeys(result for result, _ in fits[0])
+    results = dict.fromkeys(result for result, _ in plans[0].fits)
     return Run(
         name=name,
         protocol=inputs.protocol,
@@ -155,11 +181,14 @@ def make_run(
         fold_count=inputs.plan.folds,
         seed=inputs.plan.seed,
         recipes=tuple((source, recipe.digest16) for source, recipe in inputs.recipes.items()),
-        results=tuple(_make_result(result, clips, fits, default=default, leaky=leaky) for result in results),
+        results=tuple(
+            _make_result(result, plans, series, default=default, leaky=leaky) for result in results
+        ),
         notes=(*make_run_notes(inputs), *([note] if note else [])),
         digests=first.digests,
         missing=list_missing_modalities(inputs.clips),
-        repeat_folds=tuple(tuple(further.folds.tolist()) for further in clips[1:]),
+        repeat_folds=tuple(tuple(further.clips.folds.tolist()) for further in plans[1:]),
+        series_folds=() if series is None else tuple(series.clips.folds.tolist()),
         commands=tuple(command for command in commands if command),
         versions=read_library_versions(),
         class_weight=inputs.class_weight or "none",
@@ -172,34 +201,44 @@ def make_run(
 
 
 def _make_result(
-    result: PlannedResult,
-    clips: Sequence[ClipRows],
-    fits: Sequence[Mapping[Task, CachedFit]],
-    *,
-    default: str,
-    leaky: bool,
+    result: PlannedResult, plans: Sequence[PlanFits], series: PlanFits | None, *, default: str, leaky: bool
 ) -> Result:
     """One result: rows of all folds in the order of the clips, under each plan."""
-    unscaled, scaled, temperatures, chosen = [], [], [], []
-    for rows, plan_fits in zip(clips, fits, strict=True):
-        folds = [plan_fits[result, fold] for fold in range(int(rows.folds.max()) + 1)]
-        probabilities = np.empty((len(rows.ids), len(rows.classes)))
-        for fold, fit in enumerate(folds):
-            probabilities[rows.folds == fold] = fit.values
-        unscaled.append(probabilities)
-        temperatures.append([fit.temperature for fit in folds])
-        scaled.append(apply_temperature(probabilities, np.array(temperatures[-1])[rows.folds]))
-        chosen.append(all(fit.chosen for fit in folds))
+    predictions = [_collect_folds(result, plan) for plan in plans]
+    first = predictions[0]
+    scaled = [one.scaled for one in predictions]
     return Result(
         sources=result.sources,
         head=result.head,
         level=result.level,
         probabilities=scaled[0],
-        notes=make_result_notes(chosen, default=default, leaky=leaky),
-        unscaled=unscaled[0],
-        temperatures=tuple(temperatures[0]),
+        notes=make_result_notes([one.chosen for one in predictions], default=default, leaky=leaky),
+        unscaled=first.unscaled,
+        temperatures=first.temperatures,
         repeats=np.stack(scaled[1:]) if len(scaled) > 1 else None,
+        series=None if series is None else _collect_folds(result, series).scaled,
     )
+
+
+@dataclass(frozen=True)
+class _Predictions:
+    """Out-of-fold probabilities [N, C] under one plan, before and after temperature scaling."""
+
+    unscaled: Floats
+    scaled: Floats
+    temperatures: tuple[float, ...]  # one per fold
+    chosen: bool  # whether settings were chosen in every fold
+
+
+def _collect_folds(result: PlannedResult, plan: PlanFits) -> _Predictions:
+    rows = plan.clips
+    folds = [plan.fits[result, fold] for fold in range(int(rows.folds.max()) + 1)]
+    unscaled = np.empty((len(rows.ids), len(rows.classes)))
+    for fold, fit in enumerate(folds):
+        unscaled[rows.folds == fold] = fit.values
+    temperatures = tuple(fit.temperature for fit in folds)
+    scaled = apply_temperature(unscaled, np.array(temperatures)[rows.folds])
+    return _Predictions(unscaled, scaled, temperatures, all(fit.chosen for fit in folds))
 
 
 def accuracies(run: Run) -> list[float]:

@@ -14,10 +14,12 @@ from moodfuse.cache.folds import (
     can_cross_fit,
     check_modalities,
     clip_groups,
+    groups_per_label,
     pair_holdouts,
     single_holdouts,
     validate,
 )
+from moodfuse.cache.name_series import find_name_series
 from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
 from moodfuse.cache.runs import LEAKY
@@ -40,6 +42,7 @@ class RunInputs:
     `clips` are in row order, `recipes` by source, sorted; `repeat_plans` are further plans of the cache for
     which it holds all tuned networks. `cross_fit` is as from `can_cross_fit_sources`; `fitted_logits` are the
     sources whose logits are fitted because they have none, `class_weight` is that of all heads.
+    `has_series_as_groups` is as from `group_series`.
     """
 
     clips: Sequence[ClipStatus]
@@ -51,6 +54,7 @@ class RunInputs:
     cross_fit: bool
     fitted_logits: tuple[str, ...]
     class_weight: ClassWeight | None = None
+    has_series_as_groups: bool = False
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -184,6 +188,30 @@ def choose_plans(inputs: RunInputs, repeats: int | None) -> tuple[tuple[Plan, ..
         )
     chosen = plans[:repeats]
     return _add_note(tuple(_select_distinct(chosen, inputs)), len(chosen))
+
+
+def group_series(inputs: RunInputs) -> RunInputs | None:
+    """The same inputs with each series of numbered file names as one group, under a new plan.
+
+    The plan has fewer folds if a class has fewer groups now. `None` if there is no series, if a source is
+    tuned, since its networks belong to the present plan, or if a class has too few groups.
+    """
+    clips = inputs.clips
+    columns = zip(*((status.clip.id, status.clip.label, status.group) for status in clips), strict=True)
+    series = find_name_series(*columns)
+    if inputs.tuned or inputs.protocol == LEAKY or not series:
+        return None
+    group_of = {status.group: status.group for status in clips}
+    for entry in series:
+        joined = {group_of[status.group] for status in clips if status.clip.id in entry.ids}
+        group_of = {name: min(joined) if group in joined else group for name, group in group_of.items()}
+    clips = [replace(status, group=group_of[status.group]) for status in clips]
+    groups = clip_groups(clips)
+    folds = min(inputs.plan.folds, *groups_per_label(groups).values())
+    assignment = assign_folds(groups, folds=folds, seed=inputs.plan.seed, placed={})
+    plan = replace(inputs.plan, folds=folds, assignment=assignment)
+    grouped = replace(inputs, clips=clips, groups=groups, plan=plan, has_series_as_groups=True)
+    return grouped if _passes(grouped.plan, grouped) else None
 
 
 def _add_note(plans: tuple[Plan, ...], asked: int) -> tuple[tuple[Plan, ...], str]:

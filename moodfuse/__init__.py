@@ -9,18 +9,32 @@ from typing import TYPE_CHECKING, Any
 from moodfuse._version import __version__
 
 if TYPE_CHECKING:
+    from moodfuse.cache.runs import Run, read_run
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.evaluate.scoring import compare, score
+    from moodfuse.evaluate.difference import compare
+    from moodfuse.evaluate.scoring import score
     from moodfuse.model.model import Model
     from moodfuse.model.predictions import Prediction, Refusal
 
-__all__ = ["FeatureCache", "Model", "Prediction", "Refusal", "__version__", "compare", "score"]
+__all__ = [
+    "FeatureCache",
+    "Model",
+    "Prediction",
+    "Refusal",
+    "Run",
+    "__version__",
+    "compare",
+    "read_run",
+    "score",
+]
 _MODULES = {
     "FeatureCache": "moodfuse.cache.store",
     "Model": "moodfuse.model.model",
     "Prediction": "moodfuse.model.predictions",
     "Refusal": "moodfuse.model.predictions",
-    "compare": "moodfuse.evaluate.scoring",
+    "Run": "moodfuse.cache.runs",
+    "compare": "moodfuse.evaluate.difference",
+    "read_run": "moodfuse.cache.runs",
     "score": "moodfuse.evaluate.scoring",
 }
 

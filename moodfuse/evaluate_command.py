@@ -156,7 +156,13 @@ def _present(
     open_page: bool,
 ) -> None:
     """Print an evaluation, write its report, print the paths, and open the page."""
-    from moodfuse.evaluate.report import PAGE, print_comparison, print_evaluation, write_report
+    from moodfuse.evaluate.report import (
+        PAGE,
+        predictions_name,
+        print_comparison,
+        print_evaluation,
+        write_report,
+    )
 
     print_evaluation(evaluation, wide=wide)
     if comparison is not None:
@@ -165,8 +171,8 @@ def _present(
         figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
-    files = f"metrics.json, metrics.csv, report.md, table.tex, {2 * len(figures)} figures"
-    print_lines([f"report: {folder} ({files})"], wrap=True)
+    files = f"metrics.json, metrics.csv, {predictions_name(evaluation)}, report.md, table.tex"
+    print_lines([f"report: {folder} ({files}, {2 * len(figures)} figures)"], wrap=True)
     click.echo(f"page: {folder / PAGE}")
     if open_page and click.launch(str(folder / PAGE)):
         report(f"WARNING no browser could be started; open {folder / PAGE} yourself")

@@ -11,10 +11,12 @@ import click
 
 from moodfuse.cache.runs import LEAKY_MARK, Run
 from moodfuse.cache.terminal import Column, print_lines, print_table
+from moodfuse.evaluate.difference import Difference, MetricDifference
 from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
 from moodfuse.evaluate.markup import gain_text, number, percent, render
 from moodfuse.evaluate.paired import Inflation, SourceImportance
+from moodfuse.evaluate.planned import format_p
 from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRow, Comparison, recipe_of
 from moodfuse.evaluate.selection import class_frequency_loss
 
@@ -148,10 +150,21 @@ def render_report(template: str, evaluation: Evaluation, **values: object) -> st
         design=design_of(run),
         over_plans=over_plans(evaluation),
         summary=summarize(evaluation),
+        modality_sentences=_modality_sentences(evaluation),
         notes=_remaining_notes(evaluation),
         commands=(*run.commands, command + " --inflation" * (evaluation.inflation is not None)),
         **values,
     )
+
+
+def _modality_sentences(evaluation: Evaluation) -> list[str]:
+    """Whether each modality adds accuracy to the other, by the planned tests of the results shown."""
+    results = {row.result for row in evaluation.modalities}
+    return [
+        f"{test.sentence}."
+        for test in evaluation.planned
+        if test.outcome == "accuracy" and {test.result, test.against} <= results
+    ]
 
 
 def _remaining_notes(evaluation: Evaluation) -> list[str]:
@@ -181,6 +194,28 @@ def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, 
         *(number(value, 3) for value in (total.auc, scored.rank.log_loss, total.ece)),
         "; ".join(notes),
     )
+
+
+def modality_table(evaluation: Evaluation) -> TextTable:
+    """Accuracy of audio, of video and of both, and the contribution of each."""
+    description = (
+        "Accuracy of one head and level on all audio sources, all video sources, and both"
+        f"{over_plans(evaluation)}. Shapley value: mean of the accuracy that the modality adds to no source "
+        "and to the other modality."
+    )
+    columns = ("modality", "result", "accuracy [95 %]", "Shapley value, points")
+    cells = [
+        (
+            row.modality,
+            row.result,
+            f"{number(100 * row.accuracy, 1)} {row.accuracy_ci95.shown('.0f', scale=100)}",
+            ""
+            if row.shapley is None or row.shapley_ci95 is None
+            else gain_text(row.shapley, row.shapley_ci95),
+        )
+        for row in evaluation.modalities
+    ]
+    return TextTable(f"{evaluation.marker} Does video help?".strip(), description, columns, 2, [cells])
 
 
 def importance_table(evaluation: Evaluation, rows: list[SourceImportance]) -> TextTable:
@@ -214,11 +249,12 @@ def inflation_table(inflation: Inflation) -> TextTable:
 
 def markdown_report(evaluation: Evaluation) -> str:
     """Content of `report.md`."""
+    modalities = modality_table(evaluation) if evaluation.modalities else None
     tables = [results_table(evaluation, [evaluation.ranked])]
     tables += [importance_table(evaluation, rows) for rows in evaluation.importance_by_head]
     if evaluation.inflation is not None:
         tables.append(inflation_table(evaluation.inflation))
-    return render_report("report.md.j2", evaluation, tables=tables).rstrip("\n") + "\n"
+    return render_report("report.md.j2", evaluation, tables=tables, modalities=modalities).rstrip("\n") + "\n"
 
 
 def latex_table(evaluation: Evaluation) -> str:
@@ -235,6 +271,8 @@ def print_evaluation(evaluation: Evaluation, *, wide: bool = False) -> None:
     print_lines([summary.claim, f"{evaluation.marker} {size}".strip()], wrap=True)
     _print_table(results_table(evaluation, [evaluation.ranked]), wide=wide)
     print_lines(summary.context, wrap=True)
+    if evaluation.modalities:
+        _print_table(modality_table(evaluation), wide=wide)
     tests = (f"{evaluation.marker} {test.sentence}".strip() for test in evaluation.planned)
     print_lines(tests, wrap=True)
     print_lines(summary.limits, wrap=True)
@@ -288,3 +326,42 @@ def _comparison_cells(row: ComparedRow) -> tuple[str, ...]:
     if row.table == NETWORKS:
         method = OPTIMIZERS.get(row.optimizer, row.optimizer)
     return (row.networks, method, recipe, *published, *ours)
+
+
+def print_difference(difference: Difference, *, wide: bool = False) -> None:
+    """Print the difference of two results in a sentence, as a table, and by clip."""
+    names = [f"A: {difference.first}", f"B: {difference.second}"]
+    print_lines([difference.sentence, "", *names], wrap=True)
+    columns = [Column(""), *(Column(name, number=True) for name in ("A", "B", "B minus A [95 % CI]", "p"))]
+    print_table(columns, [_difference_rows(difference)], wide=wide)
+    print_lines([f"Test: {difference.test}."], wrap=True)
+    changed = difference.changed
+    right = sum(clip.became == "right" for clip in changed)
+    plan = ", under the first fold plan" if difference.repeats > 1 else ""
+    counts = f"{right} became right, {len(changed) - right} became wrong"
+    print_lines(["", f"Clips that changed from A to B: {counts}{plan}."], wrap=True)
+    cells = [(clip.id, clip.label, clip.first, clip.second, clip.became) for clip in changed]
+    labels = (Column(name, narrow=12) for name in ("label", "A", "B", "became"))
+    print_table([Column("clip"), *labels], [cells], wide=wide)
+    print_lines((f"note: {note}" for note in difference.notes), wrap=True)
+
+
+def _difference_rows(difference: Difference) -> list[tuple[str, ...]]:
+    rows: tuple[tuple[str, MetricDifference | None, int, int], ...] = (
+        ("accuracy, %", difference.accuracy, 100, 1),
+        ("macro F1, %", difference.macro_f1, 100, 1),
+        ("AUC", difference.auc, 1, 3),
+        ("log loss, nats", difference.log_loss, 1, 3),
+    )
+    return [
+        (
+            name,
+            *(number(scale * value, digits) for value in (gain.first, gain.second)),
+            UNKNOWN
+            if math.isnan(gain.difference)
+            else f"{scale * gain.difference:+.{digits}f} {gain.ci95.shown(f'+.{digits}f', scale=scale)}",
+            UNKNOWN if gain.p_value is None else format_p(gain.p_value).removeprefix("p ").removeprefix("= "),
+        )
+        for name, gain, scale, digits in rows
+        if gain is not None
+    ]

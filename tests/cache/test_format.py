@@ -127,6 +127,7 @@ def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None
         "missing",
         "reading",
         "repeat_folds",
+        "series_folds",
         "commands",
         "versions",
         "modalities",

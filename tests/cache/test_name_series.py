@@ -75,3 +75,8 @@ def test_summary_names_the_largest_series() -> None:
     note = describe_series_for_report(find_name_series(ids, ["sad"] * 9, ids))
     assert note is not None and "8 clips are in 2 series" in note and "such as y (5 clips, all sad)" in note
     assert describe_series_for_report(()) is None
+    note = describe_series_for_report(find_name_series(ids, ["sad"] * 9, ids), (0.754, 0.699), 5)
+    assert (
+        note is not None
+        and "one of 5 folds, the accuracy of the best result is 69.9 % instead of 75.4 %" in note
+    )

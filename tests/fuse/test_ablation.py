@@ -15,7 +15,7 @@ from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import InputError, MissingBlockError
 from moodfuse.cache.fits import CachedFit
 from moodfuse.cache.records import ClipStatus
-from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, write_run
+from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.ablation import accuracies, run_ablation
 from moodfuse.fuse.design import DesignMatrix
@@ -353,3 +353,33 @@ def test_an_interrupted_run_keeps_what_was_finished(
     further = fitted_heads(monkeypatch)
     assert_equal(run_ablation(FeatureCache(cached.path), CHEAP), first[1])
     assert len(further) == 4 * 5 - 5
+
+
+def test_series_of_file_names_are_also_held_out_whole(build: Builder) -> None:
+    """Clips of a series share a fold of the extra plan, whose probabilities are stored and cached."""
+    cache = build(groups_per_class=8, tuned={}, frozen={"i3d": 12})
+    series = [status.clip.id for status in cache.clips if status.clip.label == "sad"][:3]
+    cache.__dict__["clips"] = tuple(
+        replace(status, clip=replace(status.clip, id=f"film ({series.index(status.clip.id)}).mp4"))
+        if status.clip.id in series
+        else status
+        for status in cache.clips
+    )
+    settings = replace(CHEAP, levels=("embedding",), heads=("softmax",), combine=("i3d",), keep=True)
+    run = run_ablation(cache, settings)
+    in_series = [row for row, clip_id in enumerate(run.ids) if clip_id.startswith("film")]
+    assert len({run.series_folds[row] for row in in_series}) == 1 < len({run.folds[row] for row in in_series})
+    for result in run.results:
+        assert result.series is not None and not np.allclose(result.series, result.probabilities)
+    write_run(cache, run)
+    assert read_run(cache).results[1].series.tolist() == run.results[1].series.tolist()  # type: ignore[union-attr]
+    again = run_ablation(cache, settings)
+    assert np.array_equal(again.results[1].series, run.results[1].series)  # type: ignore[arg-type]
+
+
+def test_a_tuned_source_has_no_plan_of_series(build: Builder, run: Run) -> None:
+    """Its networks belong to the plan that they were tuned for; without a series there is no plan either."""
+    assert run.series_folds == () and all(result.series is None for result in run.results)
+    frozen = build(groups_per_class=5, tuned={}, frozen={"i3d": 12})
+    settings = replace(CHEAP, levels=("embedding",), heads=("softmax",), combine=("i3d",))
+    assert run_ablation(frozen, settings).series_folds == ()

@@ -69,6 +69,7 @@ def test_no_line_of_any_command_is_longer_than_80_columns(
         "check": call("check", "clips", "--folds", "2", "--no-audit"),
         "fuse": call("fuse", *RUN, "--head", "softmax", "--head", "mean", "--jobs", "1", "--repeats", "1"),
         "evaluate": call("evaluate", *RUN, "--draws", "50", "--no-thumbnails"),
+        "compare": call("compare", *RUN, "--draws", "50", SOURCES[0], "+".join(SOURCES)),
         "cache ls": call("cache", "ls", *RUN, "--long"),
         "cache prune": call("cache", "prune", *RUN, "--source", SOURCES[0], "--fits", "--runs", "run-1"),
         "cache verify": call("cache", "verify", *RUN),
@@ -82,7 +83,7 @@ def test_no_line_of_any_command_is_longer_than_80_columns(
     assert {name.split()[0] for name in printed} >= COMMANDS.keys() - {"cache"}
     long = [(name, line) for name, text in printed.items() for line in text.splitlines() if len(line) > 80]
     assert long == [], "\n".join(map(str, long))
-    for name in ("fuse", "evaluate", "cache ls", "cache prune"):
+    for name in ("fuse", "evaluate", "compare", "cache ls", "cache prune"):
         assert "hf-facebook--dinov2" in printed[name], printed[name]
 
 
