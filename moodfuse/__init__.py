@@ -11,17 +11,32 @@ from moodfuse._version import __version__
 if TYPE_CHECKING:
     from moodfuse.cache.store import FeatureCache
     from moodfuse.evaluate.scoring import compare, score
+    from moodfuse.model.answers import to_dataframe
     from moodfuse.model.model import Model
-    from moodfuse.model.predictions import Prediction, Refusal
+    from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline
 
-__all__ = ["FeatureCache", "Model", "Prediction", "Refusal", "__version__", "compare", "score"]
+__all__ = [
+    "FeatureCache",
+    "LabelRequest",
+    "Model",
+    "Prediction",
+    "Refusal",
+    "Timeline",
+    "__version__",
+    "compare",
+    "score",
+    "to_dataframe",
+]
 _MODULES = {
     "FeatureCache": "moodfuse.cache.store",
+    "LabelRequest": "moodfuse.model.predictions",
     "Model": "moodfuse.model.model",
     "Prediction": "moodfuse.model.predictions",
     "Refusal": "moodfuse.model.predictions",
+    "Timeline": "moodfuse.model.predictions",
     "compare": "moodfuse.evaluate.scoring",
     "score": "moodfuse.evaluate.scoring",
+    "to_dataframe": "moodfuse.model.answers",
 }
 
 if not TYPE_CHECKING:  # type checkers report unknown names
