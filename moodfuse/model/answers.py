@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moodfuse.cache.errors import InputError
 from moodfuse.model.predictions import DEFAULT_THRESHOLD, Answer, Prediction, Refusal, Timeline
-
-if TYPE_CHECKING:
-    import pandas
 
 FIRST_COLUMNS = ("file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial")
 LAST_COLUMNS = ("error", "detail", "model", "model_digest", "schema")
@@ -61,7 +59,7 @@ def flatten(answer: Answer) -> Answer:
 
 def to_dataframe(
     results: Iterable[Prediction | Refusal | Timeline], *, threshold: float = DEFAULT_THRESHOLD
-) -> "pandas.DataFrame":
+) -> Any:
     """Return results of `Model.label` and `Model.timeline` as a pandas DataFrame.
 
     Parameters
@@ -82,7 +80,7 @@ def to_dataframe(
         If pandas is not installed.
     """
     try:
-        import pandas
+        pandas = import_module("pandas")  # not a dependency: whoever wants data frames has it
     except ImportError as error:
         raise InputError("to_dataframe needs pandas; run: pip install pandas") from error
     answers = (result.to_dict(threshold=threshold) for result in results)
