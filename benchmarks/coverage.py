@@ -1,4 +1,4 @@
-"""Coverage of intervals, error rate of `evaluate.compare`, bias of the corrected best, by simulation.
+"""Coverage of intervals and bias of the corrected best, by simulation.
 
 Usage: coverage.py [DATA_SETS]; default: 2000 a setting. Prints one table; exits 1 if a bar is missed.
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from moodfuse.evaluate.intervals import SIMULATED, bootstrap_intervals, interval, resample_groups
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.scoring import compare
 from moodfuse.evaluate.selection import select_and_test
 
 CLASSES = 6
@@ -172,21 +171,6 @@ def few_groups_rows(sets: int) -> Iterator[Row]:
             yield Row(what, measured[name], f"{share:.2f} +- {TABLE_TOLERANCE}, as stated", low, high)
 
 
-def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
-    """False positives of `compare`, and coverage, for two equally good results."""
-    random, labels = np.random.default_rng(2), layout.labels
-    wrong = held = 0
-    for _ in range(sets):
-        common, same = right_answers(layout, truth, random), random.random(len(labels)) < CORRELATION
-        own = [np.where(same, common, right_answers(layout, truth, random)) for _ in range(2)]
-        first, second = (answers(labels, right, random) for right in own)
-        difference = compare(labels, first, second, layout.member.tolist(), draws=draws)
-        wrong += difference.p_value < 0.05
-        held += difference.accuracy_ci95.low <= 0 <= difference.accuracy_ci95.high
-    yield Row(f"paired, accuracy {truth}, {layout}: false positives", wrong / sets, "up to 0.06", 0.0, 0.06)
-    yield Row(f"paired, accuracy {truth}, {layout}: coverage", held / sets)
-
-
 def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Margins [N, R] of R results, right where positive: correlated by 0.6, and by 0.5 in a group."""
     from scipy.special import ndtri
@@ -230,7 +214,6 @@ def rows(sets: int) -> Iterator[Row]:
     for layout in (*equal, *unequal):
         for truth in TRUTHS:
             yield from interval_rows(layout, truth, sets)
-            yield from paired_rows(layout, truth, sets)
     few = max(1, sets // 2)
     for layout in (*equal, *unequal):
         for name, truths in (

@@ -23,12 +23,12 @@ from moodfuse.extract.networks.torchvision_video import torchvision_names
 from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
-NAMES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
+NAMES = ("onedmcnn", "twodmcnn", "musicnn", "c3d", "i3d")
 CLASSES = 6
 NEVER = r"(?!)"
 STAGES = {"i3d": r"(Conv3d_\w+|MaxPool3d_\w+|Mixed_\w+)"}
 COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-SHOWN = (*COUNTED, nn.MaxPool1d, nn.BatchNorm2d)
+SHOWN = (*COUNTED, nn.MaxPool1d, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class Row:
@@ -72,13 +72,16 @@ def layer_rows(name: str) -> list[Row]:
                 assert stage
                 hooks.append(module.register_forward_hook(count_unit(rows, stage[1])))
         with functional_pools(rows, named=name in ("c3d", "twodmcnn")):
-            if name == "twodmcnn":
+            if name in ("twodmcnn", "musicnn"):
+                waveform = example(network)
+                if name == "twodmcnn":
+                    waveform = network.resample(waveform)  # type: ignore[operator]
                 rows["log-mel"] = Row("log-mel")
-                rows["log-mel"].shape = tuple(network.log_mel(network.resample(example(network))).shape[1:])  # type: ignore[operator]
+                rows["log-mel"].shape = tuple(network.log_mel(waveform).shape[1:])  # type: ignore[operator]
             network(example(network))
     for path, module in network.named_modules():
         target = re.match(STAGES.get(name, NEVER), path)
-        if isinstance(module, (*COUNTED, nn.BatchNorm2d, nn.BatchNorm3d)):
+        if isinstance(module, (*COUNTED, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             row = rows[target[1] if target else path]
             row.parameters += sum(value.numel() for value in module.parameters(recurse=False))
     return list(rows.values())

@@ -13,7 +13,7 @@ import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moodfuse.cache.digests import digest16
-from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.errors import DamagedPartError, InputError, MissingBlockError
 from moodfuse.cache.recipe import MODALITY_NAMES, Modality
+from moodfuse.cache.records import SAMPLE_RATE_HZ
 from moodfuse.cache.storage.files import listing, quarantine
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
@@ -54,6 +55,8 @@ class Media:
         Number of samples that were in the file.
     shape_hw : tuple of int, optional
         Height and width in pixels of the frames as decoded, where a rendition holds them smaller.
+    other_waveforms : mapping of int to (ndarray, int)
+        `waveform` and `waveform_samples` at other sampling rates, by rate in Hz.
     """
 
     frames: np.ndarray
@@ -61,6 +64,15 @@ class Media:
     waveform: np.ndarray
     waveform_samples: int
     shape_hw: tuple[int, int] | None = None
+    other_waveforms: Mapping[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+
+    def waveform_at(self, rate_hz: int) -> tuple[np.ndarray, int]:
+        """The waveform at a sampling rate, and its number of samples that were in the file."""
+        if rate_hz == SAMPLE_RATE_HZ:
+            return self.waveform, self.waveform_samples
+        if rate_hz not in self.other_waveforms:
+            raise InputError(f"the clip was not decoded at {rate_hz} Hz; add that to other_rates_hz")
+        return self.other_waveforms[rate_hz]
 
 
 @dataclass(frozen=True)
@@ -68,11 +80,12 @@ class Rendition:
     """What is stored of clips, and how it is made.
 
     `modality` is ``"sound"`` or ``"picture"``; `rules` is everything that decides the bytes: decoder, sizes,
-    coding.
+    coding. `sample_rate_hz` is that of the audio.
     """
 
     modality: Modality
     rules: str
+    sample_rate_hz: int = SAMPLE_RATE_HZ
 
     @cached_property
     def name(self) -> str:
@@ -107,8 +120,10 @@ class MediaStore:
             return stored
         attributes: dict[str, object] = {"view": self.own.modality, "rules": self.own.rules}
         if self.own.modality == "sound":
-            arrays = {"waveform": media.waveform}
-            attributes["waveform_samples"] = media.waveform_samples
+            waveform, samples = media.waveform_at(self.own.sample_rate_hz)
+            arrays, attributes["waveform_samples"] = {"waveform": waveform}, samples
+            if self.own.sample_rate_hz != SAMPLE_RATE_HZ:
+                attributes["sample_rate_hz"] = self.own.sample_rate_hz
             return write_clip_part(folder, digest, arrays, attributes, form=FORMAT, packed=("waveform",))
         data, ends = encode_frames(media.frames)
         frame_hw = media.frames.shape[1:3]
@@ -131,6 +146,8 @@ def check_media(file: Path, arrays: Arrays, attributes: Attributes) -> None:
     if attributes.get("view") == "sound":
         check_dtypes(file, arrays, {"waveform": ("<f4", 1)})
         types: dict[str, type] = {"waveform_samples": int}
+        if "sample_rate_hz" in attributes:
+            types["sample_rate_hz"] = int
     else:
         dtypes = {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)}
         check_dtypes(file, arrays, dtypes)
@@ -148,8 +165,12 @@ def check_media(file: Path, arrays: Arrays, attributes: Attributes) -> None:
 def _media_of(file: Path, arrays: Arrays, attributes: Attributes) -> Media:
     check_media(file, arrays, attributes)
     if attributes["view"] == "sound":
-        no_frames = np.zeros((0, 0, 0, 3), np.uint8)
-        return Media(no_frames, np.zeros(0), arrays["waveform"], attributes["waveform_samples"])
+        no_frames, waveform = np.zeros((0, 0, 0, 3), np.uint8), arrays["waveform"]
+        samples, rate_hz = attributes["waveform_samples"], attributes.get("sample_rate_hz", SAMPLE_RATE_HZ)
+        if rate_hz == SAMPLE_RATE_HZ:
+            return Media(no_frames, np.zeros(0), waveform, samples)
+        others = {rate_hz: (waveform, samples)}
+        return Media(no_frames, np.zeros(0), np.zeros(0, np.float32), 0, other_waveforms=others)
     frames = decode_frames(arrays["frames_webp"], arrays["frames_webp_ends"], attributes["frame_hw"])
     return Media(frames, arrays["frame_times_s"], np.zeros(0, np.float32), 0, tuple(attributes["shape_hw"]))
 

@@ -13,6 +13,8 @@ from moodfuse.cache.errors import InputError
 Role = Literal["tune", "stop"]
 WINDOW_S = 30.0
 """Maximum length of a clip in seconds."""
+SAMPLE_RATE_HZ = 16_000
+"""Sampling rate of the audio of every clip; networks may read it at other rates too."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moodfuse.evaluate.scoring import Difference, Score, compare, score
+    from moodfuse.evaluate.difference import Difference, compare
+    from moodfuse.evaluate.scoring import Score, score
 
 __all__ = ["Difference", "Score", "compare", "score"]
+_MODULES = {"Difference": "difference", "Score": "scoring", "compare": "difference", "score": "scoring"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("moodfuse.evaluate.scoring"), name)
+    return getattr(import_module(f"moodfuse.evaluate.{_MODULES[name]}"), name)

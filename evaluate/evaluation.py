@@ -35,7 +35,7 @@ from moodfuse.evaluate.paired import (
     paired_differences,
     source_importance,
 )
-from moodfuse.evaluate.planned import PlannedTest, planned_tests
+from moodfuse.evaluate.planned import ModalityScore, PlannedTest, planned_tests, score_modalities
 from moodfuse.evaluate.scoring import Score, score_resamples
 from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
@@ -155,6 +155,7 @@ class Evaluation:
     importance: tuple[SourceImportance, ...] = ()
     inflation: Inflation | None = None
     audit: Audit | None = None
+    modalities: tuple[ModalityScore, ...] = ()
 
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
@@ -283,7 +284,10 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     paired = paired_differences(labels, table, resamples, pairs=pairs)
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
-    return Evaluation(run, scored, draws, seed, headline, planned, paired, importance, inflation)
+    modalities = score_modalities(run, labels, resamples)
+    return Evaluation(
+        run, scored, draws, seed, headline, planned, paired, importance, inflation, modalities=modalities
+    )
 
 
 def run_labels(run: Run) -> Labels:

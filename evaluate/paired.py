@@ -1,10 +1,10 @@
 """Differences of accuracy on the same clips: pairs of results, contributions of sources, a leaky run.
 
-The pairs of a run are compared by intervals alone; `evaluate.planned` tests a few questions. The test of two
-classifiers that `evaluate.compare` uses is a sign-flip permutation test over groups: if both are equally
-good, the sign of the difference in a group is exchangeable (Good 2005, Permutation, Parametric and Bootstrap
-Tests of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The distribution over all
-2**G flips is computed exactly.
+The pairs of a run are compared by intervals alone; `evaluate.planned` tests a few questions, and
+`evaluate.difference` a pair that is named. Given predictions are tested there by a sign-flip permutation test
+over groups: if both are equally good, the sign of the difference in a group is exchangeable (Good 2005,
+Permutation, Parametric and Bootstrap Tests of Hypotheses, ch. 3; with groups of one clip it is McNemar's
+exact test). The distribution over all 2**G flips is computed exactly.
 
 The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307):
 the mean, over all orders of adding the sources, of the accuracy that it adds. With no source at all, each
@@ -136,7 +136,7 @@ def source_importance(
     heads = dict.fromkeys(
         (head, level) for sources, head, level in correct if head != NETWORK and len(sources) > 1
     )
-    majority = _majority_is_correct(labels, folds)
+    majority = majority_is_correct(labels, folds)
     rows: list[SourceImportance] = []
     for head, level in heads:
         fused = {frozenset(key[0]): right for key, right in correct.items() if key[1:] == (head, level)}
@@ -148,11 +148,11 @@ def source_importance(
             subsets = [frozenset(names) for size in sizes for names in combinations(sources, size)]
             if known.keys() >= set(subsets):
                 right = {names: known[names] for names in subsets} | {frozenset(): majority}
-                rows += _importance(right, resamples, head, level)
+                rows += subset_importance(right, resamples, head, level)
     return tuple(rows)
 
 
-def _majority_is_correct(labels: Labels, folds: Labels) -> Floats:
+def majority_is_correct(labels: Labels, folds: Labels) -> Floats:
     """1.0 for each clip whose label is the most common of the other folds, the first of ties; else 0.0."""
     correct = np.zeros(len(labels))
     for fold in np.unique(folds):
@@ -177,10 +177,10 @@ def _shapley_weight(names: Subset, source: str, count: int) -> float:
     return weight if source in names else -weight
 
 
-def _importance(
+def subset_importance(
     right: Mapping[Subset, Floats], resamples: GroupResamples, head: str, level: str
 ) -> Iterator[SourceImportance]:
-    """Importance of each source, from whether each subset is correct on each clip [N]."""
+    """Importance of each source, from whether each subset, the empty one too, is correct on each clip [N]."""
     everything = max(right, key=len)
     sources, subsets = sorted(everything), list(right)
     hits = np.stack([right[names] for names in subsets], axis=1)
@@ -223,9 +223,15 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
 
     Raises `InputError` if the clips, their labels, the classes or recipes differ, or no result is shared.
     """
-    _check_same_clips(run, leaky)
-    leaky_rows = {clip: row for row, clip in enumerate(leaky.ids)}
-    order = [leaky_rows[clip] for clip in run.ids]
+    again = f"run fuse --protocol leaky on the cache as it was for {run.name}"
+    order = match_clips(run, leaky, hint=again)
+    leaky_recipes = dict(leaky.recipes)
+    for source, recipe in run.recipes:
+        if leaky_recipes.get(source, recipe) != recipe:
+            raise InputError(
+                f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference "
+                f"would have other causes than the leak; {again}"
+            )
     others = {result.name: result.probabilities[order] for result in leaky.results}
     shared = [result for result in run.results if result.name in others]
     if not shared:
@@ -249,23 +255,20 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
     return Inflation(run.name, leaky.name, rows, mean_gain, mean_ci95)
 
 
-def _check_same_clips(run: Run, leaky: Run) -> None:
-    """Raise `InputError` if more than the protocol differs."""
-    again = f"run fuse --protocol leaky on the cache as it was for {run.name}"
-    with_digests = bool(run.digests and leaky.digests)
-    clips, leaky_clips = (
+def match_clips(run: Run, other: Run, *, hint: str = "compare runs of the same clips") -> list[int]:
+    """The row of `other` for each clip of a run.
+
+    Raises `InputError`, which ends with `hint`, if the clips, their labels or files, or the classes differ.
+    """
+    with_digests = bool(run.digests and other.digests)
+    clips, other_clips = (
         set(zip(one.ids, one.labels, one.digests if with_digests else one.ids, strict=True))
-        for one in (run, leaky)
+        for one in (run, other)
     )
-    if run.classes != leaky.classes or clips != leaky_clips:
-        example = f", such as {min(clips ^ leaky_clips)[0]!r}" if clips != leaky_clips else ""
+    if run.classes != other.classes or clips != other_clips:
+        example = f", such as {min(clips ^ other_clips)[0]!r}" if clips != other_clips else ""
         raise InputError(
-            f"runs {run.name} and {leaky.name} differ in classes, clips, labels or files{example}; {again}"
+            f"runs {run.name} and {other.name} differ in classes, clips, labels or files{example}; {hint}"
         )
-    leaky_recipes = dict(leaky.recipes)
-    for source, recipe in run.recipes:
-        if leaky_recipes.get(source, recipe) != recipe:
-            raise InputError(
-                f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference "
-                f"would have other causes than the leak; {again}"
-            )
+    rows = {clip: row for row, clip in enumerate(other.ids)}
+    return [rows[clip] for clip in run.ids]

@@ -24,14 +24,16 @@ from moodfuse.evaluate.intervals import (
     DIFFERENCE,
     LOSS_DIFFERENCE,
     MIN_GROUPS,
+    PROPORTION,
     UNDEFINED,
     GroupResamples,
     Interval,
     Scale,
+    mean_intervals,
     t_interval,
 )
 from moodfuse.evaluate.metrics import Floats, Labels, clip_losses, is_correct
-from moodfuse.evaluate.paired import MEAN_HEAD
+from moodfuse.evaluate.paired import MEAN_HEAD, majority_is_correct, subset_importance
 
 _SMALLEST_ERROR = 1e-12
 LEVEL = 0.05
@@ -44,6 +46,7 @@ PLANNED_HEADS = tuple(product(("softmax", "logistic", "lightgbm"), ("embedding",
 """Heads and levels in the order of preference."""
 VIDEO_TO_AUDIO = "Adding video to audio"
 AUDIO_TO_VIDEO = "Adding audio to video"
+BOTH = "audio and video"
 BEST_SINGLE = "Fusing all sources instead of using the best one"
 TRAINED_HEAD = "Using a trained head instead of the mean"
 Outcome = Literal["accuracy", "log_loss"]
@@ -59,6 +62,22 @@ class PlannedComparison(NamedTuple):
     question: str
     result: Result
     baselines: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class ModalityScore:
+    """Accuracy and Shapley value of a modality, means over the fold plans.
+
+    The Shapley value is the mean of the accuracy that the modality adds to nothing (the most common label of
+    the other folds) and to the other modality; `None` for both modalities.
+    """
+
+    modality: str
+    result: str
+    accuracy: float
+    accuracy_ci95: Interval
+    shapley: float | None
+    shapley_ci95: Interval | None
 
 
 class MeanDifference(NamedTuple):
@@ -158,11 +177,7 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
     everything = max((one.sources for one in run.results), key=len)
     if len(everything) < 2:
         return
-    modalities = dict(run.modalities)
-    audio, video = (
-        tuple(source for source in everything if modalities.get(source) == modality)
-        for modality in MODALITY_NAMES
-    )
+    audio, video = _split_by_modality(run, everything)
     wanted: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = []
     if audio and video:
         both = tuple(sorted((*audio, *video)))
@@ -177,6 +192,50 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
                 tested = results[(sources, *head)]
                 yield PlannedComparison(question, tested, tuple(results[key] for key in baselines))
                 break
+
+
+def _split_by_modality(run: Run, sources: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The audio sources and the video sources; those of unknown modality are in neither."""
+    modalities = dict(run.modalities)
+    audio, video = (
+        tuple(source for source in sources if modalities.get(source) == modality)
+        for modality in MODALITY_NAMES
+    )
+    return audio, video
+
+
+def score_modalities(run: Run, labels: Labels, resamples: GroupResamples) -> tuple[ModalityScore, ...]:
+    """Accuracy of all audio sources, of all video sources, and of both, under one head and level.
+
+    The head and level are the first of `PLANNED_HEADS` that has all three; empty if none has.
+    """
+    results = {(one.sources, one.head, one.level): one for one in run.results}
+    audio, video = _split_by_modality(run, max((one.sources for one in run.results), key=len))
+    names = {"audio": audio, "video": video, BOTH: tuple(sorted((*audio, *video)))}
+    for head in PLANNED_HEADS:
+        keys = {modality: (sources, *head) for modality, sources in names.items()}
+        if not (audio and video and results.keys() >= set(keys.values())):
+            continue
+        right = {
+            modality: clip_values(labels, results[key], "accuracy").mean(axis=0)
+            for modality, key in keys.items()
+        }
+        plans = (run.folds, *run.repeat_folds)
+        majority = np.mean([majority_is_correct(labels, np.asarray(folds)) for folds in plans], axis=0)
+        subsets = {frozenset((name,)): right[name] for name in ("audio", "video")}
+        subsets |= {frozenset(("audio", "video")): right[BOTH], frozenset(): majority}
+        values = {row.source: row for row in subset_importance(subsets, resamples, *head)}
+        accuracies = mean_intervals(np.stack(list(right.values()), axis=1), resamples, PROPORTION)
+        return tuple(
+            ModalityScore(
+                modality,
+                results[key].name,
+                *accuracy,
+                *((row.shapley, row.shapley_ci95) if (row := values.get(modality)) else (None, None)),
+            )
+            for (modality, key), accuracy in zip(keys.items(), accuracies, strict=True)
+        )
+    return ()
 
 
 def _test_outcome(
@@ -207,19 +266,26 @@ def clip_values(labels: Labels, result: Result, outcome: Outcome) -> Floats:
     return np.stack([measure(labels, probabilities) for probabilities in result.over_plans])
 
 
-def corrected_t_test(gains: Floats, folds: int, resamples: GroupResamples, scale: Scale) -> MeanDifference:
+def training_correction(folds: int | None) -> float:
+    """Factor of the variance over groups in cross-validation of so many folds; 1 for given predictions."""
+    return 1.0 if folds is None else 1 / CORRECTION_PLANS + folds / (folds - 1)
+
+
+def corrected_t_test(
+    gains: Floats, folds: int | None, resamples: GroupResamples, scale: Scale
+) -> MeanDifference:
     """Test whether the mean of the gains of clips [N] in cross-validation of so many folds is 0.
 
-    `scale` is the range of a gain. Where all clips have the same gain, the p-value is that of a sign test.
+    Without `folds`, predictions are taken as given. `scale` is the range of a gain. Where all clips have the
+    same gain, the p-value is that of a sign test.
     """
     from scipy.special import stdtr
 
     mean, groups = float(gains.mean()), resamples.effective
     if groups < MIN_GROUPS:
         return MeanDifference(mean, UNDEFINED, 1.0)
-    correction = 1 / CORRECTION_PLANS + folds / (folds - 1)
     squares = float((resamples.group_sums(gains - mean) ** 2).sum())
-    error = float(np.sqrt(correction * squares * groups / (groups - 1))) / len(gains)
+    error = float(np.sqrt(training_correction(folds) * squares * groups / (groups - 1))) / len(gains)
     if error > _SMALLEST_ERROR:
         p_value = float(2 * stdtr(groups - 1, -abs(mean) / error))
     else:

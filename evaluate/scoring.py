@@ -1,4 +1,4 @@
-"""Score probabilities, and compare two classifiers, from labels and probabilities that a caller gives.
+"""Score probabilities, from labels and probabilities that a caller gives.
 
 Input is checked here. Labels are matched with classes by value, as with scikit-learn's ``classes_``: 1,
 ``numpy.int64(1)``, 1.0 and ``True`` are one value, "1" is another.
@@ -17,11 +17,9 @@ from moodfuse.evaluate.intervals import (
     Interval,
     bootstrap_intervals,
     interval_warnings,
-    mean_intervals,
     resample_groups,
 )
-from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_matrix, is_correct
-from moodfuse.evaluate.paired import sign_flip_p
+from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_matrix
 
 _SUM_TOLERANCE = 1e-6
 
@@ -49,15 +47,6 @@ class Score:
     ece_ci95: Interval
     confusion_matrix: NDArray[np.int64]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of one classifier minus that of another, with its 95 % interval and two-sided p-value."""
-
-    accuracy: float
-    accuracy_ci95: Interval
-    p_value: float
 
 
 def score(
@@ -96,36 +85,11 @@ def score(
     >>> score(["sad", "fear"], [[0.2, 0.8], [0.9, 0.1]], classes=["fear", "sad"]).accuracy
     1.0
     """
-    names, index, values = _check_input(labels, probabilities, classes)
+    names, index, values = check_input(labels, probabilities, classes)
     return score_resamples(index, values, _resample(groups, len(index), draws, seed), classes=names)
 
 
-def compare(
-    labels: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    groups: Sequence[object] | None = None,
-    *,
-    classes: ArrayLike | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Difference:
-    """Compare the accuracy of two classifiers on the same clips, from their probabilities [N, C].
-
-    The other parameters and the errors are those of `score`. The p-value is that of a sign-flip permutation
-    test over groups (see `evaluate.paired`).
-    """
-    correct = []
-    for probabilities in (first, second):
-        _, index, values = _check_input(labels, probabilities, classes)
-        correct.append(is_correct(index, values))
-    gains = correct[0] - correct[1]
-    resamples = _resample(groups, len(gains), draws, seed)
-    ((difference, interval),) = mean_intervals(gains[:, None], resamples)
-    return Difference(difference, interval, sign_flip_p(resamples.group_sums(gains)))
-
-
-def _check_input(
+def check_input(
     labels: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
 ) -> tuple[tuple[str, ...], Labels, Floats]:
     """Class names, class indices [N] and probabilities [N, C] with columns in the order of the names."""

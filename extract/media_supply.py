@@ -23,9 +23,8 @@ from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
 from moodfuse.extract.dataset.ingest import DecodeSettings, decode_again, decode_dataset
 from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, make_media
 from moodfuse.extract.networks import Preprocessing, VideoPreprocessing
-from moodfuse.extract.networks.registry import AudioPreprocessing
 from moodfuse.extract.pending import BlockWriter, Work, find_clips_to_decode
-from moodfuse.extract.recipe_files import read_preprocessing
+from moodfuse.extract.recipe_files import find_other_rates_hz, read_preprocessing
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
     from moodfuse.extract.inference import SourceWorker
 
 # These names and rules are part of the cache's format.
-WAVEFORM = Rendition("sound", f"{DECODER}, sound; float32")
+WAVEFORM = Rendition("sound", f"{DECODER}, sound; float32")  # at 16 kHz
 DECODED_FRAMES = Rendition("picture", f"{MEDIA_RULES}, picture; {CODING}")
 
 
@@ -61,7 +60,10 @@ def media_supply(
 def choose_rendition(preprocessing: Preprocessing) -> Rendition:
     """Return the smallest rendition from which a network's input can be made."""
     if not isinstance(preprocessing, VideoPreprocessing):
-        return WAVEFORM
+        rate_hz = preprocessing.sample_rate_hz
+        if rate_hz == WAVEFORM.sample_rate_hz:
+            return WAVEFORM
+        return Rendition("sound", f"{DECODER}, sound at {rate_hz} Hz; float32", rate_hz)
     short_side_px = preprocessing.resize_short_side_px or min(
         preprocessing.resize_hw or (preprocessing.crop_px,)
     )
@@ -84,13 +86,17 @@ def choose_renditions(preprocessings: Iterable[Preprocessing]) -> dict[Rendition
     chosen = {choose_rendition(preprocessing): preprocessing for preprocessing in preprocessings}
     if DECODED_FRAMES not in chosen:
         return chosen
-    return {rendition: chosen[rendition] for rendition in chosen if rendition in (DECODED_FRAMES, WAVEFORM)}
+    return {
+        rendition: preprocessing
+        for rendition, preprocessing in chosen.items()
+        if rendition == DECODED_FRAMES or rendition.modality == "sound"
+    }
 
 
 def find_store(home: Path, preprocessing: Preprocessing) -> MediaStore:
     """Return the store of a network's clips in ``<cache>/media``: in its own rendition, or as decoded."""
     own = choose_rendition(preprocessing)
-    if own in (WAVEFORM, DECODED_FRAMES):
+    if own == DECODED_FRAMES or own.modality == "sound":
         return MediaStore(home, own)
     return MediaStore(home, own, DECODED_FRAMES)
 
@@ -99,7 +105,7 @@ def render_media(media: Media, preprocessing: Preprocessing) -> Media:
     """Return a decoded clip in the rendition for a network; frames are never enlarged."""
     if not isinstance(preprocessing, VideoPreprocessing):
         return replace(media, frames=media.frames[:0], frame_times_s=media.frame_times_s[:0])
-    media = replace(media, waveform=media.waveform[:0], waveform_samples=0)
+    media = replace(media, waveform=media.waveform[:0], waveform_samples=0, other_waveforms={})
     if choose_rendition(preprocessing) == DECODED_FRAMES or not len(media.frames):
         return media
     from moodfuse.extract.media.preprocess import resized_frames, resized_hw  # imports torch
@@ -121,8 +127,9 @@ class KeptMedia:
 
     embedded = 0
 
-    def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: DecodeSettings) -> None:
-        self.cache, self.decoding = cache, replace(decoding, on_decoded=self._keep)
+    def __init__(self, cache: FeatureCache, recipes: Sequence[Recipe], decoding: DecodeSettings) -> None:
+        self.cache = cache
+        self.decoding = replace(decoding, on_decoded=self._keep, other_rates_hz=find_other_rates_hz(recipes))
         kept = choose_renditions(read_preprocessing(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
@@ -197,11 +204,20 @@ class StreamedMedia:
     ) -> None:
         self.cache, self.settings, self.folder = cache, settings, folder
         self._decoding = DecodeSettings(
-            settings.jobs, settings.impute, settings.rules, on_decoded=self._on_decoded, chunk=CLIPS_PER_PART
+            settings.jobs,
+            settings.impute,
+            settings.rules,
+            on_decoded=self._on_decoded,
+            chunk=CLIPS_PER_PART,
+            other_rates_hz=find_other_rates_hz(recipes),
         )
         self._trunks: dict[tuple[str, str], FrozenTrunk] = {}
-        tuned_whole = any(recipe.depth == "full" for recipe in recipes)
-        self._keeps_audio: Callable[[str], bool] = lambda digest: tuned_whole
+        tuned_whole = [read_preprocessing(recipe) for recipe in recipes if recipe.depth == "full"]
+        self._kept = [
+            (MediaStore(folder, rendition), preprocessing)
+            for rendition, preprocessing in choose_renditions(tuned_whole).items()
+        ]
+        self._keeps_audio: Callable[[str], bool] = lambda digest: True
         for recipe in recipes:
             if recipe.depth != "full":
                 frozen = frozen_counterpart(recipe)
@@ -259,8 +275,8 @@ class StreamedMedia:
             if trunk.recipe.modality != decoded.missing and trunk.writer.needs(digest):
                 trunk.add(digest, media)
         if self._keeps_audio(digest) and decoded.missing != "sound":
-            audio = AudioPreprocessing()
-            find_store(self.folder, audio).write(digest, render_media(media, audio))
+            for store, preprocessing in self._kept:
+                store.write(digest, render_media(media, preprocessing))
 
     def _flush(self) -> None:
         for trunk in self._trunks.values():

@@ -14,8 +14,10 @@ from typing import Any
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.recipe import DEPTHS, UNCORRECTED, Recipe, Tuning
+from moodfuse.cache.records import SAMPLE_RATE_HZ
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import (
+    AudioPreprocessing,
     NetworkSpec,
     Preprocessing,
     WeightsFacts,
@@ -303,3 +305,10 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
 def read_preprocessing(recipe: Recipe) -> Preprocessing:
     """Return how the inputs of a recipe's network are made."""
     return preprocessing_from_record(json.loads(recipe.preprocessing))
+
+
+def find_other_rates_hz(recipes: Iterable[Recipe]) -> tuple[int, ...]:
+    """Return the sampling rates other than 16 kHz at which the networks of recipes read audio, sorted."""
+    inputs = [read_preprocessing(recipe) for recipe in recipes]
+    rates_hz = {audio.sample_rate_hz for audio in inputs if isinstance(audio, AudioPreprocessing)}
+    return tuple(sorted(rates_hz - {SAMPLE_RATE_HZ}))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from moodfuse._version import __version__
 
 if TYPE_CHECKING:
+    from moodfuse.cache.runs import Run, read_run
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.evaluate.scoring import compare, score
+    from moodfuse.evaluate.difference import compare
+    from moodfuse.evaluate.scoring import score
     from moodfuse.model.answers import to_dataframe
     from moodfuse.model.model import Model
     from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline
@@ -21,9 +23,11 @@ __all__ = [
     "Model",
     "Prediction",
     "Refusal",
+    "Run",
     "Timeline",
     "__version__",
     "compare",
+    "read_run",
     "score",
     "to_dataframe",
 ]
@@ -33,8 +37,10 @@ _MODULES = {
     "Model": "moodfuse.model.model",
     "Prediction": "moodfuse.model.predictions",
     "Refusal": "moodfuse.model.predictions",
+    "Run": "moodfuse.cache.runs",
     "Timeline": "moodfuse.model.predictions",
-    "compare": "moodfuse.evaluate.scoring",
+    "compare": "moodfuse.evaluate.difference",
+    "read_run": "moodfuse.cache.runs",
     "score": "moodfuse.evaluate.scoring",
     "to_dataframe": "moodfuse.model.answers",
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "extract": ("extract.cli:extract_command", "Decode clips, fine-tune networks, cache embeddings."),
     "fuse": ("fuse_command:fuse_command", "Train fusion heads on cached features; export a model."),
     "evaluate": ("evaluate_command:evaluate_command", "Report the scores of a run, or test a model."),
+    "compare": ("compare_command:compare_command", "Compare two results: differences, test, changed clips."),
     "predict": ("predict.command:predict_command", "Label videos with an exported model."),
     "cache": ("cache.cli:cache_group", "List, verify and prune a cache; exchange features."),
     "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),

@@ -134,7 +134,13 @@ def _present(
     thumbnails_from: "FeatureCache | None" = None,
 ) -> None:
     """Print an evaluation, write its report, and print the paths."""
-    from moodfuse.evaluate.report import PAGE, print_comparison, print_evaluation, write_report
+    from moodfuse.evaluate.report import (
+        PAGE,
+        predictions_name,
+        print_comparison,
+        print_evaluation,
+        write_report,
+    )
 
     print_evaluation(evaluation)
     if comparison is not None:
@@ -144,7 +150,8 @@ def _present(
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
     click.echo(
-        f"report: {folder} (metrics.json, metrics.csv, report.md, table.tex, {2 * len(figures)} figures)"
+        f"report: {folder} (metrics.json, metrics.csv, {predictions_name(evaluation)}, report.md, table.tex, "
+        f"{2 * len(figures)} figures)"
     )
     click.echo(f"page: {folder / PAGE}")
 

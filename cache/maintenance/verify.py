@@ -27,6 +27,7 @@ from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_o
 from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
 from moodfuse.cache.media import check_clip_part, check_media
 from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.records import SAMPLE_RATE_HZ, WINDOW_S
 from moodfuse.cache.runs import check_predictions
 from moodfuse.cache.storage.files import check_keys, file_status, listing, read_named, read_regular
 from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
@@ -34,8 +35,6 @@ from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
 
 DAMAGED, MISSING, UNREADABLE = "damaged", "missing", "unreadable"
-WAVEFORM_SAMPLES = 480_000
-"""Length of every waveform: 30 seconds at 16 kHz."""
 _FOLDERS = ("plans", "tables", "sources", "features")
 """Folders by which a cache without its marker is recognized."""
 
@@ -124,9 +123,8 @@ def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
     check_media(file, arrays, attributes)
     if attributes["view"] == "sound":
         length, samples = len(arrays["waveform"]), attributes["waveform_samples"]
-        _require(
-            length == WAVEFORM_SAMPLES, f"its waveform has {length} samples; expected {WAVEFORM_SAMPLES}"
-        )
+        expected = int(attributes.get("sample_rate_hz", SAMPLE_RATE_HZ) * WINDOW_S)
+        _require(length == expected, f"its waveform has {length} samples; expected {expected}")
         _require(0 <= samples <= length, f"{samples} of its {length} samples are declared as from the file")
 
 

@@ -14,22 +14,38 @@ from typing import Any
 
 from moodfuse.cache.files import write_text
 from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.difference import Difference
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore
 from moodfuse.evaluate.figures import draw_figures
 from moodfuse.evaluate.intervals import UNDEFINED, Interval
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.published import Comparison, comparison_csv
-from moodfuse.evaluate.report.page import read_thumbnails, render_page
+from moodfuse.evaluate.report.page import detailed_results, read_thumbnails, render_page
 from moodfuse.evaluate.report.text import (
     latex_table,
     markdown_report,
     print_comparison,
+    print_difference,
     print_evaluation,
 )
 from moodfuse.evaluate.scoring import Score
 
-__all__ = ["PAGE", "metrics_csv", "metrics_values", "print_comparison", "print_evaluation", "write_report"]
+__all__ = [
+    "PAGE",
+    "difference_values",
+    "metrics_csv",
+    "metrics_values",
+    "predictions_csv",
+    "predictions_name",
+    "print_comparison",
+    "print_difference",
+    "print_evaluation",
+    "write_report",
+]
 SCHEMA = 2
+DIFFERENCE_SCHEMA = 1
+PREDICTION_ROWS = 500_000
+"""With more rows, `predictions.csv` has only the results that the page shows in detail."""
 PAGE = "report.html"
 
 
@@ -53,6 +69,7 @@ def write_report(
     write_text(folder / "table.tex", latex_table(evaluation))
     write_text(folder / PAGE, page)
     write_text(folder / "metrics.csv", metrics_csv(evaluation))
+    write_text(folder / predictions_name(evaluation), predictions_csv(evaluation))
     values = json.dumps(metrics_values(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(folder / "metrics.json", values + "\n")
     return figures
@@ -82,6 +99,7 @@ def metrics_values(evaluation: Evaluation) -> dict[str, object]:
     values |= {name: _json_value(record) for name, record in optional.items() if record is not None}
     return {
         **values,
+        "modalities": _json_value(evaluation.modalities),
         "planned": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.planned],
         "paired": _json_value(evaluation.paired),
         "shapley": _json_value(evaluation.importance),
@@ -171,3 +189,32 @@ def _csv_row(evaluation: Evaluation, scored: ResultScore) -> dict[str, object]:
 def _csv_values(name: str, value: float, interval: Interval) -> dict[str, float | None]:
     ends = {f"{name}_ci95_low": _rounded(interval.low), f"{name}_ci95_high": _rounded(interval.high)}
     return {name: _rounded(value), **ends}
+
+
+def predictions_name(evaluation: Evaluation) -> str:
+    """Name of the file of out-of-fold probabilities, marked for a leaky run."""
+    return "-".join(filter(None, ("predictions", evaluation.marker))) + ".csv"
+
+
+def predictions_csv(evaluation: Evaluation) -> str:
+    """Content of `predictions.csv`: a row per result and clip, with out-of-fold probabilities by class.
+
+    They are those of the first fold plan, with six significant digits.
+    """
+    run, scored = evaluation.run, evaluation.scored
+    if len(scored) * len(run.ids) > PREDICTION_ROWS:
+        scored = detailed_results(evaluation)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", "group", "fold", "label", "result", "predicted", *run.classes])
+    clips = list(zip(run.ids, run.groups, run.folds, run.labels, strict=True))
+    for one in scored:
+        for clip, values in zip(clips, one.result.probabilities, strict=True):
+            predicted = run.classes[int(values.argmax())]
+            writer.writerow([*clip, one.result.name, predicted, *(f"{value:.6g}" for value in values)])
+    return text.getvalue()
+
+
+def difference_values(difference: Difference) -> dict[str, object]:
+    """Values of a difference for JSON: an interval is its ends, and what is not defined is null."""
+    return {"schema": DIFFERENCE_SCHEMA, "sentence": difference.sentence, **_json_fields(difference)}

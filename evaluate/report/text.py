@@ -11,13 +11,16 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.runs import LEAKY_MARK, Run
+from moodfuse.evaluate.difference import Difference, MetricDifference
 from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
 from moodfuse.evaluate.markup import gain_text, number, percent, render
 from moodfuse.evaluate.paired import Inflation, SourceImportance
+from moodfuse.evaluate.planned import format_p
 from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRow, Comparison, recipe_of
 from moodfuse.evaluate.selection import class_frequency_loss
 
@@ -151,10 +154,21 @@ def render_report(template: str, evaluation: Evaluation, **values: object) -> st
         design=design_of(run),
         over_plans=over_plans(evaluation),
         summary=summarize(evaluation),
+        modality_sentences=_modality_sentences(evaluation),
         notes=_remaining_notes(evaluation),
         commands=(*run.commands, command + " --inflation" * (evaluation.inflation is not None)),
         **values,
     )
+
+
+def _modality_sentences(evaluation: Evaluation) -> list[str]:
+    """Whether each modality adds accuracy to the other, by the planned tests of the results shown."""
+    results = {row.result for row in evaluation.modalities}
+    return [
+        f"{test.sentence}."
+        for test in evaluation.planned
+        if test.outcome == "accuracy" and {test.result, test.against} <= results
+    ]
 
 
 def _remaining_notes(evaluation: Evaluation) -> list[str]:
@@ -184,6 +198,28 @@ def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, 
         *(number(value, 3) for value in (total.auc, scored.rank.log_loss, total.ece)),
         "; ".join(notes),
     )
+
+
+def modality_table(evaluation: Evaluation) -> TextTable:
+    """Accuracy of audio, of video and of both, and the contribution of each."""
+    description = (
+        "Accuracy of one head and level on all audio sources, all video sources, and both"
+        f"{over_plans(evaluation)}. Shapley value: mean of the accuracy that the modality adds to no source "
+        "and to the other modality."
+    )
+    columns = ("modality", "result", "accuracy [95 %]", "Shapley value, points")
+    cells = [
+        (
+            row.modality,
+            row.result,
+            f"{number(100 * row.accuracy, 1)} {row.accuracy_ci95.shown('.0f', scale=100)}",
+            ""
+            if row.shapley is None or row.shapley_ci95 is None
+            else gain_text(row.shapley, row.shapley_ci95),
+        )
+        for row in evaluation.modalities
+    ]
+    return TextTable(f"{evaluation.marker} Does video help?".strip(), description, columns, 2, [cells])
 
 
 def importance_table(evaluation: Evaluation, rows: list[SourceImportance]) -> TextTable:
@@ -217,11 +253,12 @@ def inflation_table(inflation: Inflation) -> TextTable:
 
 def markdown_report(evaluation: Evaluation) -> str:
     """Content of `report.md`."""
+    modalities = modality_table(evaluation) if evaluation.modalities else None
     tables = [results_table(evaluation, [evaluation.ranked])]
     tables += [importance_table(evaluation, rows) for rows in evaluation.importance_by_head]
     if evaluation.inflation is not None:
         tables.append(inflation_table(evaluation.inflation))
-    return render_report("report.md.j2", evaluation, tables=tables).rstrip("\n") + "\n"
+    return render_report("report.md.j2", evaluation, tables=tables, modalities=modalities).rstrip("\n") + "\n"
 
 
 def latex_table(evaluation: Evaluation) -> str:
@@ -238,6 +275,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     _print_lines([summary.claim, f"{evaluation.marker} {size}".strip()])
     _print_table(results_table(evaluation, [evaluation.ranked]))
     _print_lines(summary.context)
+    if evaluation.modalities:
+        _print_table(modality_table(evaluation))
     _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in evaluation.planned)
     _print_lines(summary.limits)
     for rows in evaluation.importance_by_head[:1]:
@@ -302,3 +341,57 @@ def _comparison_cells(row: ComparedRow) -> tuple[str, ...]:
     if row.table == NETWORKS:
         method = OPTIMIZERS.get(row.optimizer, row.optimizer)
     return (row.networks, method, recipe, *published, *ours)
+
+
+def print_difference(difference: Difference) -> None:
+    """Print the difference of two results in a sentence, as a table, and by clip."""
+    _print_lines([difference.sentence, "", f"A: {difference.first}", f"B: {difference.second}"])
+    _print_narrow(("", "A", "B", "B minus A [95 % CI]", "p"), _difference_rows(difference), numbers=True)
+    _print_lines([f"Test: {difference.test}."])
+    changed = difference.changed
+    right = sum(clip.became == "right" for clip in changed)
+    plan = ", under the first fold plan" if difference.repeats > 1 else ""
+    counts = f"{right} became right, {len(changed) - right} became wrong"
+    _print_lines(["", f"Clips that changed from A to B: {counts}{plan}."])
+    if changed:
+        cells = [(clip.id, clip.label, clip.first, clip.second, clip.became) for clip in changed]
+        _print_narrow(("clip", "label", "A", "B", "became"), cells)
+    _print_lines(f"note: {note}" for note in difference.notes)
+
+
+def _difference_rows(difference: Difference) -> list[tuple[str, ...]]:
+    rows: tuple[tuple[str, MetricDifference | None, int, int], ...] = (
+        ("accuracy, %", difference.accuracy, 100, 1),
+        ("macro F1, %", difference.macro_f1, 100, 1),
+        ("AUC", difference.auc, 1, 3),
+        ("log loss, nats", difference.log_loss, 1, 3),
+    )
+    return [
+        (
+            name,
+            *(number(scale * value, digits) for value in (gain.first, gain.second)),
+            UNKNOWN
+            if math.isnan(gain.difference)
+            else f"{scale * gain.difference:+.{digits}f} {gain.ci95.shown(f'+.{digits}f', scale=scale)}",
+            UNKNOWN if gain.p_value is None else format_p(gain.p_value).removeprefix("p ").removeprefix("= "),
+        )
+        for name, gain, scale, digits in rows
+        if gain is not None
+    ]
+
+
+def _print_narrow(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> None:
+    """Print a table that fits the terminal: text that is too long is cut, no line wraps."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, name in enumerate(columns):
+        if index == 0:
+            table.add_column(name)
+        elif numbers:
+            table.add_column(name, justify="right", no_wrap=True)
+        else:
+            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=14)
+    for first, *cells in rows:
+        # The only column that rich may narrow; its cells are cut nevertheless.
+        text = Text(printable(first), no_wrap=True, overflow="ellipsis")
+        table.add_row(text, *map(printable, cells))
+    Console(highlight=False, markup=False, emoji=False).print(table)

@@ -44,7 +44,7 @@ class DecodeSettings:
     stream.
 
     `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache
-    take different chunks of `chunk` clips.
+    take different chunks of `chunk` clips. Audio is decoded at `other_rates_hz` too, for `on_decoded`.
     """
 
     jobs: int
@@ -52,6 +52,7 @@ class DecodeSettings:
     rules: ReadingRules = field(default_factory=ReadingRules)
     on_decoded: Callable[[str, Clip, DecodedClip], None] | None = None
     chunk: int = 8
+    other_rates_hz: tuple[int, ...] = ()
 
 
 @lru_cache(1)  # it remembers the marks of the clips that were decoded last
@@ -176,6 +177,7 @@ def decode_clips(
                     SHORT_SIDE_PX,
                     decoding.impute,
                     allow_partial=decoding.rules.allow_partial,
+                    other_rates_hz=decoding.other_rates_hz,
                 )
                 keys[request] = key
                 yield request

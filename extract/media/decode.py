@@ -3,24 +3,24 @@
 The same file, window, size and decoder give the same bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
-from moodfuse.cache.records import WINDOW_S
+from moodfuse.cache.records import SAMPLE_RATE_HZ, WINDOW_S
 from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media
 from moodfuse.extract.media.decoders import (
-    SAMPLES,
     Extent,
     FrameDecoder,
     WaveformDecoder,
     compute_preroll_s,
     decode_streams,
+    silence,
 )
 from moodfuse.extract.media.limits import COMPLETE, MediaError
 
@@ -62,6 +62,8 @@ class DecodedClip:
         (`frames` is [0, 0, 0, 3]), or empty. Only `allow_missing` accepts a clip without one of them.
     extents : tuple of Extent
         How much of its video and audio was decoded. Only `allow_partial` accepts less than 95 %.
+    other_waveforms : mapping of int to (ndarray, int)
+        `waveform` and `waveform_samples` at the other sampling rates that were asked for, by rate in Hz.
     """
 
     frames: np.ndarray
@@ -73,6 +75,7 @@ class DecodedClip:
     facts: MediaFacts
     missing: str = ""
     extents: tuple[Extent, ...] = ()
+    other_waveforms: Mapping[int, tuple[np.ndarray, int]] = field(default_factory=dict)
 
     @property
     def partial(self) -> str:
@@ -89,7 +92,13 @@ def make_media(decoded: DecodedClip) -> "Media":
     """Return all that was decoded of a clip."""
     from moodfuse.cache.media import Media  # imports h5py, which workers do not need
 
-    return Media(decoded.frames, decoded.frame_times_s, decoded.waveform, decoded.waveform_samples)
+    return Media(
+        decoded.frames,
+        decoded.frame_times_s,
+        decoded.waveform,
+        decoded.waveform_samples,
+        other_waveforms=decoded.other_waveforms,
+    )
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class DecodeRequest:
     allow_missing: bool = False
     allow_partial: bool = False
     threads: int = 1
+    other_rates_hz: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.short_side_px is not None and self.short_side_px < 2:
@@ -123,6 +133,7 @@ def read_clip(
     threads: int = 1,
     allow_missing: bool = False,
     allow_partial: bool = False,
+    other_rates_hz: Sequence[int] = (),
 ) -> DecodedClip:
     """Decode the frames and the waveform of a window of a media file.
 
@@ -141,13 +152,24 @@ def read_clip(
         Accept a clip without audio, or without video.
     allow_partial : bool
         Accept a window if less than 95 % of it can be decoded; `partial` of the clip describes it.
+    other_rates_hz : sequence of int
+        Sampling rates in Hz at which to return the audio too, each resampled from the rate of the file.
 
     Raises
     ------
     MediaError
         The file or window is refused; `code` is the reason (see `REASONS`).
     """
-    request = DecodeRequest(Path(path), start_s, end_s, short_side_px, allow_missing, allow_partial, threads)
+    request = DecodeRequest(
+        Path(path),
+        start_s,
+        end_s,
+        short_side_px,
+        allow_missing,
+        allow_partial,
+        threads,
+        tuple(other_rates_hz),
+    )
     return decode_request(request)
 
 
@@ -204,7 +226,7 @@ def assemble_clip(
 ) -> DecodedClip:
     """Return what both decoders hold; `None` stands for a stream that the file does not have."""
     frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
-    waveform, samples = np.zeros(SAMPLES, np.float32), 0
+    rates_hz = (SAMPLE_RATE_HZ, *request.other_rates_hz)
     missing, extents = "", []
     try:
         if video is None:
@@ -218,10 +240,13 @@ def assemble_clip(
     try:
         if audio is None:
             raise MediaError("no_audio", media.path)
-        waveform, samples, extent = audio.result(allow_partial=request.allow_partial)
+        waveforms, extent = audio.result(rates_hz, allow_partial=request.allow_partial)
         extents.append(extent)
     except MediaError as error:
         if missing or not (request.allow_missing and error.code == "no_audio"):
             raise
-        missing = "sound"
-    return DecodedClip(frames, times_s, waveform, samples, *window, media.facts(), missing, tuple(extents))
+        missing, waveforms = "sound", {rate_hz: (silence(rate_hz), 0) for rate_hz in rates_hz}
+    waveform, samples = waveforms.pop(SAMPLE_RATE_HZ)
+    return DecodedClip(
+        frames, times_s, waveform, samples, *window, media.facts(), missing, tuple(extents), waveforms
+    )

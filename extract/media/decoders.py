@@ -1,4 +1,4 @@
-"""Decode the streams of an open media file: the 32 frames of a window, and its waveform at 16 kHz.
+"""Decode the streams of an open media file: the 32 frames of a window, and its waveform.
 
 Of 32 equal intervals of a window, the frame on screen at the middle of each is taken: the last frame with
 presentation time <= the middle, or the first of the file where there is none yet. Sample 0 of the waveform is
@@ -24,8 +24,6 @@ from moodfuse.extract.media.packets import seconds
 
 PREROLL_S = 1.0
 FRAMES = 32
-SAMPLE_RATE_HZ = 16_000
-SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
 TAIL_S = 0.1
 JUMP_S = 0.05
 
@@ -262,7 +260,7 @@ class FrameDecoder(StreamDecoder):
 class WaveformDecoder(StreamDecoder):
     """Places decoded mono audio on a sample grid that starts at a whole second before the window.
 
-    A grid from a whole second has whole sample numbers at both rates, so the samples of a window do not
+    A grid from a whole second has whole sample numbers at all rates, so the samples of a window do not
     depend on where decoding began. Where no packets were sent (silence suppression, DTX) there is silence,
     which counts as decoded; where packets are damaged or lost it does not. Before the file's first audio
     there is silence too, which does not count as part of the stream.
@@ -324,8 +322,13 @@ class WaveformDecoder(StreamDecoder):
         if (self.failures, self.losses) == self.damage_before:
             self._cover(self.cursor, until)
 
-    def result(self, *, allow_partial: bool) -> tuple[np.ndarray, int, Extent]:
-        """Return float32 [480000], how many samples come from the file, and how much was decoded."""
+    def result(
+        self, rates_hz: Iterable[int], *, allow_partial: bool
+    ) -> tuple[dict[int, tuple[np.ndarray, int]], Extent]:
+        """Return the waveform at each rate, and how much was decoded.
+
+        A waveform is float32 [30 s]; with it comes how many of its samples are from the file.
+        """
         path = self.media.path
         first_s, last_s = self.media.span_s(self.stream)
         if self.begins_s > first_s + JUMP_S:  # FFmpeg reports the file's start where it found no other
@@ -343,13 +346,22 @@ class WaveformDecoder(StreamDecoder):
         decoded_end_s = self.grid_start_s + self.cursor / self.rate_hz
         reached_end = decoded_end_s >= min(last_s, self.end_s) - SLACK_S  # what is missing is a gap
         self.check_complete(extent, damage=self.failures > 1 or reached_end, allow_partial=allow_partial)
-        resampled = _resample(self.samples, self.rate_hz)
-        offset = round((self.start_s - self.grid_start_s) * SAMPLE_RATE_HZ)
         length_s = min(self.end_s, decoded_end_s) - self.start_s
-        real = max(0, min(SAMPLES, round(length_s * SAMPLE_RATE_HZ), len(resampled) - offset))
-        waveform = np.zeros(SAMPLES, np.float32)
+        return {rate_hz: self._cut(rate_hz, length_s) for rate_hz in rates_hz}, extent
+
+    def _cut(self, rate_hz: int, length_s: float) -> tuple[np.ndarray, int]:
+        """Return the window's waveform at a rate, zeros after `length_s`, and its samples before that."""
+        resampled = _resample(self.samples, self.rate_hz, rate_hz)
+        offset = round((self.start_s - self.grid_start_s) * rate_hz)
+        waveform = silence(rate_hz)
+        real = max(0, min(len(waveform), round(length_s * rate_hz), len(resampled) - offset))
         waveform[:real] = np.clip(resampled[offset : offset + real], -1.0, 1.0)
-        return waveform, real, extent
+        return waveform, real
+
+
+def silence(rate_hz: int) -> np.ndarray:
+    """Return 30 s of zeros at a rate, float32."""
+    return np.zeros(int(rate_hz * WINDOW_S), np.float32)
 
 
 def _average_channels(frame: Any) -> np.ndarray:
@@ -371,13 +383,13 @@ def _average_channels(frame: Any) -> np.ndarray:
     return mono
 
 
-def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Return mono audio at 16 kHz, float32; the first sample keeps its time."""
+def _resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
+    """Return mono audio at another rate, float32; the first sample keeps its time."""
     samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
-    if rate_hz == SAMPLE_RATE_HZ:
+    if rate_hz == target_hz:
         return samples
     frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
     frame.sample_rate = rate_hz
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=target_hz)
     chunks = [*resampler.resample(frame), *resampler.resample(None)]
     return np.concatenate([np.zeros(0, np.float32), *(chunk.to_ndarray()[0] for chunk in chunks)])

@@ -37,12 +37,11 @@ class InputMaker:
         """Return the input without the batch axis: as embedded, or augmented where a generator is given."""
         if isinstance(self.preprocessing, VideoPreprocessing):
             return video_input(media.frames, self.preprocessing, generator=generator)
+        waveform, _ = media.waveform_at(self.preprocessing.sample_rate_hz)
         if generator is None:
-            return audio_input(media.waveform, self.preprocessing)
-        waveform = audio_input(
-            media.waveform, self.preprocessing, crop_s=self.crop_s or None, generator=generator
-        )
-        return waveform * random_gain(self.gain_db, generator)
+            return audio_input(waveform, self.preprocessing)
+        crop = audio_input(waveform, self.preprocessing, crop_s=self.crop_s or None, generator=generator)
+        return crop * random_gain(self.gain_db, generator)
 
 
 def video_input(

@@ -68,6 +68,7 @@ class WindowRequest:
     hop_s: float
     short_side_px: int | None = None
     allow_missing: bool = False
+    other_rates_hz: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.hop_s) and self.hop_s > 0):
@@ -76,7 +77,12 @@ class WindowRequest:
     def for_window(self, window: Window) -> DecodeRequest:
         """Return the request for the clip of one window."""
         return DecodeRequest(
-            self.path, window.start_s, window.end_s, self.short_side_px, allow_missing=self.allow_missing
+            self.path,
+            window.start_s,
+            window.end_s,
+            self.short_side_px,
+            allow_missing=self.allow_missing,
+            other_rates_hz=self.other_rates_hz,
         )
 
 

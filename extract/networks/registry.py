@@ -10,6 +10,7 @@ from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal, get_args
 
 from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.records import SAMPLE_RATE_HZ
 
 Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
@@ -19,6 +20,7 @@ TORCHVISION_VIDEO = "moodfuse.extract.networks.torchvision_video"
 PRETRAINED = "DEFAULT"
 """Weights of a hub source unless the user names others: those that the hub has for it."""
 ENTRY_POINT_GROUP = "moodfuse.networks"
+MAX_SAMPLE_RATE_HZ = 192_000
 Interpolation = Literal["bilinear uint8", "bicubic uint8", "bilinear PIL", "bicubic PIL"]
 """Filter of resizing: torchvision's for uint8 tensors, or Pillow's."""
 # Mean of the Sports-1M training frames (the average of the mean cube published with C3D), here in RGB order.
@@ -78,10 +80,18 @@ class VideoPreprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioPreprocessing:
-    """How a decoded waveform becomes the input of an audio network: mono, padded or cut to a fixed length."""
+    """How a decoded waveform becomes the input of an audio network: mono, zero-padded to 30 s.
 
-    sample_rate_hz: int = 16_000
+    A clip is decoded at the network's own rate.
+    """
+
+    sample_rate_hz: int = SAMPLE_RATE_HZ
     samples: int = 480_000  # 30 s at the default rate
+
+    def __post_init__(self) -> None:
+        rate_hz = self.sample_rate_hz
+        if type(rate_hz) is not int or not 0 < rate_hz <= MAX_SAMPLE_RATE_HZ:
+            raise ValueError(f"sample_rate_hz is {rate_hz!r}, expected 1 to {MAX_SAMPLE_RATE_HZ}")
 
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""
@@ -160,6 +170,17 @@ _TABLE = (
         activation_width=160,
         min_crop_s=7.0,
         version=3,
+    ),
+    NetworkSpec(
+        name="musicnn",
+        modality="audio",
+        factory="moodfuse.extract.networks.musicnn:Musicnn",
+        preprocessing=AudioPreprocessing(),
+        embedding_width=200,
+        frozen_width=200,
+        activation_width=200,
+        default_depth="frozen",
+        min_crop_s=3.0,
     ),
     NetworkSpec(
         name="c3d",

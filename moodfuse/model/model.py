@@ -28,6 +28,7 @@ from moodfuse.extract.decoding import (
     make_media,
     read_windows_in_worker,
 )
+from moodfuse.extract.recipe_files import find_other_rates_hz
 from moodfuse.fuse.inference import Fusion, NetworkOutput
 from moodfuse.model.folder import ModelCard, ModelError, check_files, read_card, read_fusion
 from moodfuse.model.predictions import (
@@ -76,6 +77,7 @@ class Model:
         self.folder, self.card, self.fusion, self.limits = folder, card, fusion, limits
         self._sources = tuple(sources)
         self._accepts_missing = card.impute or len(card.modalities) == 1
+        self._other_rates_hz = find_other_rates_hz(source.recipe for source in sources)
 
     @classmethod
     def load(
@@ -247,6 +249,7 @@ class Model:
                     SHORT_SIDE_PX,
                     allow_missing=self._accepts_missing,
                     allow_partial=rules.allow_partial,
+                    other_rates_hz=self._other_rates_hz,
                 )
                 for request in to_decode
             ),
@@ -268,7 +271,7 @@ class Model:
                 yield Refusal(request.file, NO_NUMBERS, str(error), "", *window, self.id)
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
-        """Label a clip that was decoded with a short side of `SHORT_SIDE_PX`."""
+        """Label a clip, decoded with a short side of `SHORT_SIDE_PX` and at all rates that sources read."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
         fusion, media = self.fusion, make_media(clip)
         with _NETWORK_LOCK:
@@ -321,7 +324,7 @@ class Model:
         windows: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
-        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, allow_missing=self._accepts_missing)
+        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, self._accepts_missing, self._other_rates_hz)
         for window, result in read_windows_in_worker(request, limits=limits or self.limits):
             windows.append((window.start_s, window.end_s))
             clip = self._check_modality(file, result)

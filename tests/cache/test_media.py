@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.audits import ClipMarks, MarkStore
-from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.errors import DamagedPartError, InputError, MissingBlockError
 from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frames, encode_frames, read_frame
 from moodfuse.cache.storage.parts import read_part, write_part
 from moodfuse.cache.store import FeatureCache
@@ -58,6 +59,22 @@ def test_audio_and_video_are_stored_separately(tmp_path: Path) -> None:
     with h5py.File(file) as part:
         np.testing.assert_array_equal(part["waveform"][()], media.waveform)
         assert json.loads(part.attrs["attributes"])["clip"] == CLIP
+
+
+def test_audio_at_another_rate_is_a_rendition_of_its_own(tmp_path: Path) -> None:
+    """A store reads audio at its own rate only; a part at 16 kHz declares no rate, as before."""
+    high = np.random.default_rng(1).normal(size=1_440_000).astype(np.float32)
+    media = replace(decoded(18, 32), other_waveforms={48_000: (high, 1_200_000)})
+    usual, other = MediaStore(tmp_path, SOUND), MediaStore(tmp_path, Rendition("sound", "s48", 48_000))
+    _, attributes = read_part(usual.write(CLIP, media))
+    assert set(attributes) == {"clip", "format", "rules", "schema", "view", "waveform_samples"}
+    other.write(CLIP, media)
+    waveform, samples = other.read(CLIP).waveform_at(48_000)
+    assert waveform.tobytes() == high.tobytes() and samples == 1_200_000
+    assert usual.read(CLIP).waveform.tobytes() == media.waveform.tobytes()
+    for store, rate_hz in ((usual, 48_000), (other, 24_000)):
+        with pytest.raises(InputError, match=f"not decoded at {rate_hz} Hz"):
+            store.read(CLIP).waveform_at(rate_hz)
 
 
 def test_another_rendition_is_read_where_a_clip_is_missing_in_the_own_one(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from scipy.stats import t
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DIFFERENCE, Interval, resample_groups
+from moodfuse.evaluate.paired import majority_is_correct
 from moodfuse.evaluate.planned import (
     AUDIO_TO_VIDEO,
     BEST_SINGLE,
@@ -21,6 +22,7 @@ from moodfuse.evaluate.planned import (
     holm,
     list_comparisons,
     planned_tests,
+    score_modalities,
 )
 
 SETS = {("music",): 0.5, ("speech",): 0.1, ("faces",): 0.2, ("music", "speech"): 0.5}
@@ -134,6 +136,28 @@ def test_differences_are_means_over_clips_and_fold_plans() -> None:
         assert (test.difference > 0) == (test.outcome == "accuracy") and test.verdict == "better"
         assert test.interval.low < test.difference < test.interval.high
     assert tests[BEST_SINGLE, "accuracy"].against == "music softmax embedding"
+
+
+def test_modalities_are_scored_under_one_head() -> None:
+    """Means over both plans; the Shapley values add up to the gain over the most common label."""
+    run = make_run()
+    labels, drawn = run_labels(run), resample_groups(run.groups, draws=200)
+    rows = {row.modality: row for row in score_modalities(run, labels, drawn)}
+    assert list(rows) == ["audio", "video", "audio and video"]
+    wanted = ("music+speech", "faces", "faces+music+speech")
+    assert [row.result for row in rows.values()] == [f"{name} softmax embedding" for name in wanted]
+    tests = {(test.question, test.outcome): test.difference for test in run_tests(run)}
+    audio, video, both = (row.accuracy for row in rows.values())
+    assert both - audio == pytest.approx(tests[VIDEO_TO_AUDIO, "accuracy"])
+    assert both - video == pytest.approx(tests[AUDIO_TO_VIDEO, "accuracy"])
+    nothing = majority_is_correct(labels, np.asarray(run.folds)).mean()
+    assert rows["audio"].shapley == pytest.approx((audio - nothing + both - video) / 2)
+    assert rows["audio"].shapley + rows["video"].shapley == pytest.approx(both - nothing)
+    for row in rows.values():
+        assert row.accuracy_ci95.low < row.accuracy < row.accuracy_ci95.high
+    assert rows["audio and video"].shapley is None
+    assert score_modalities(replace(run, modalities=()), labels, drawn) == ()
+    assert score_modalities(replace(run, results=run.results[3:]), labels, drawn) == ()
 
 
 def test_a_fusion_must_be_better_than_each_single_source() -> None:

@@ -1,4 +1,4 @@
-"""Labels, probabilities and groups are matched by value; classifiers are compared."""
+"""Labels, probabilities and groups are matched by value."""
 
 from typing import Any
 
@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.evaluate import compare, score
-from moodfuse.evaluate.intervals import resample_groups
-from moodfuse.evaluate.metrics import is_correct
-from moodfuse.evaluate.paired import paired_differences, sign_flip_p
+from moodfuse.evaluate import score
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(24) % 3
@@ -118,21 +115,3 @@ def test_probabilities_that_are_no_distributions_are_errors() -> None:
         score(np.array([0, 1]), np.ones((2, 2)))
     with pytest.raises(InputError, match=r"have shape \(2, 1\); expected \(clips, classes\)"):
         score(np.array([0, 0]), np.ones((2, 1)))
-
-
-def test_compare_gives_the_paired_difference_of_accuracy() -> None:
-    """They change sign with the order, and columns are matched."""
-    groups = np.arange(24) // 2
-    second = RANDOM.dirichlet(np.ones(3), 24)
-    table = {"first": P, "second": second}
-    drawn = resample_groups(groups, draws=200)
-    (pair,) = paired_differences(LABELS, table, drawn, pairs=[("first", "second", "mean")])
-    difference = compare(LABELS, P, second, groups, draws=200)
-    gains = is_correct(LABELS, P) - is_correct(LABELS, second)
-    assert difference.p_value == sign_flip_p(drawn.group_sums(gains))
-    assert difference.accuracy == pair.difference
-    assert difference.accuracy_ci95.ends == pytest.approx(pair.interval.ends)
-    assert compare(LABELS, second, P, groups, draws=200).accuracy == -difference.accuracy
-    assert compare(LABELS, DataFrame(P[:, [2, 0, 1]], [2, 0, 1]), second, groups, draws=200) == difference
-    with pytest.raises(InputError, match="labels have shape"):
-        compare(LABELS, P, second[:3])

@@ -1,9 +1,39 @@
 """Small random models of each hub's library, saved as a user's download lies on disk."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from moodfuse.cache.media import Media
+from moodfuse.extract.media.preprocess import InputMaker
+from moodfuse.extract.networks.base import Network
+
+RELATIVE_ERROR = 1e-4
+
+
+@torch.inference_mode()
+def embed(network: Network, clip: Media) -> Tensor:
+    """Our embedding of a clip at depth frozen."""
+    return network.pool_frozen(network.trunk(InputMaker(network.preprocessing)(clip)[None]))[0]
+
+
+def check_equal(ours: Tensor, expected: Tensor) -> None:
+    """The largest difference is at most `RELATIVE_ERROR` of the largest value."""
+    assert ours.shape == expected.shape
+    error = float((ours - expected).abs().max() / expected.abs().max())
+    print(f"relative error {error:.1e}")
+    assert error < RELATIVE_ERROR
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the object of a JSON file."""
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
 
 
 def save_torchvision(name: str, folder: Path) -> tuple[torch.nn.Module, Path]:
@@ -61,6 +91,8 @@ def save_huggingface(kind: str, folder: Path) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     torch.manual_seed(0)
+    if kind == "mert":
+        return save_mert(folder)
     model, processor = IMAGE[kind]() if kind in IMAGE else _audio(kind)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -141,9 +173,48 @@ IMAGE = {
 }
 
 
+def _clap(kind: str) -> tuple[Any, Any]:
+    import transformers as hf
+
+    audio = {"patch_embeds_hidden_size": 8, "hidden_size": 64, "depths": [1, 1, 1, 1]}
+    audio |= {"num_attention_heads": [1, 1, 2, 2]}
+    truncation = "rand_trunc"
+    if kind == "clap-fused":
+        audio, truncation = {**audio, "enable_fusion": True, "fusion_type": "aff_2d"}, "fusion"
+    config = hf.ClapConfig(audio_config=audio, text_config=tiny(vocab_size=99), projection_dim=16)
+    model = hf.ClapModel(config)
+    for module in model.modules():  # as if it had seen spectrograms: decibels, far from mean 0
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-30.0, 0.0)
+            module.running_var.uniform_(50.0, 200.0)
+    return model, hf.ClapFeatureExtractor(truncation=truncation, frequency_min=50)
+
+
+def save_mert(folder: Path) -> tuple[Any, Any]:
+    """A HuBERT at 24 kHz under the config of MERT, which refers to code of its repository."""
+    model, _ = save_huggingface("hubert", folder)
+    import transformers as hf
+
+    extractor = hf.Wav2Vec2FeatureExtractor(sampling_rate=24_000, do_normalize=True)
+    extractor.save_pretrained(folder)
+    path = folder / "config.json"
+    others = {
+        "feature_extractor_cqt": False,
+        "deepnorm": False,
+        "attention_relax": -1.0,
+        "sample_rate": 24_000,
+    }
+    code = {"AutoConfig": "configuration_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"}
+    config = {**json.loads(path.read_text()), **others, "model_type": "mert_model"}
+    path.write_text(json.dumps({**config, "sample_rate": 24_000, "auto_map": code}))
+    return model, extractor
+
+
 def _audio(kind: str) -> tuple[Any, Any]:
     import transformers as hf
 
+    if kind.startswith("clap"):
+        return _clap(kind)
     if kind == "ast":
         return hf.ASTModel(hf.ASTConfig(**tiny(num_mel_bins=128, max_length=1024))), hf.ASTFeatureExtractor()
     convolutions = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}

@@ -1,5 +1,6 @@
 """Decoding one clip: which frames and samples it gives, and what it refuses."""
 
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,28 @@ def test_before_the_first_frame_the_first_frame_is_shown(tmp_path: Path) -> None
 def test_sample_zero_is_the_window_start(clip: Path, start_s: float, click_s: float) -> None:
     decoded = read_clip(clip, start_s=start_s, end_s=start_s + 1.2)
     assert peak_s(decoded.waveform) == pytest.approx(click_s, abs=1e-4)
+
+
+def test_audio_at_other_rates_comes_from_the_file(tmp_path: Path) -> None:
+    """A tone above 8 kHz is in it, from the start of the window; audio at 16 kHz keeps its bits."""
+    path = tmp_path / "tone.wav"
+    times_s = np.arange(3 * 44_100) / 44_100
+    tone = np.where(times_s < 1.5, 0, 0.5 * np.sin(2 * np.pi * 11_000 * times_s))
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 44_100, 0, "NONE", ""))
+        file.writeframes((tone * 32_767).astype("<i2").tobytes())
+    window: dict[str, Any] = {"start_s": 1.25, "end_s": 3.0, "allow_missing": True}
+    plain, decoded = read_clip(path, **window), read_clip(path, **window, other_rates_hz=(48_000, 32_000))
+    assert plain.waveform.tobytes() == decoded.waveform.tobytes() and not plain.other_waveforms
+    for rate_hz, (waveform, samples) in decoded.other_waveforms.items():
+        assert (waveform.shape, waveform.dtype) == ((30 * rate_hz,), np.float32)
+        assert samples == pytest.approx(1.75 * rate_hz, abs=2) and not waveform[samples:].any()
+        assert np.flatnonzero(np.abs(waveform) > 0.1)[0] / rate_hz == pytest.approx(0.25, abs=1e-3)
+        assert waveform[rate_hz // 2 : rate_hz].std() == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+    assert np.abs(decoded.waveform).max() < 0.2
+    Making(VideoTrack(), ())(tmp_path / "mute.mkv")
+    mute = read_clip(tmp_path / "mute.mkv", allow_missing=True, other_rates_hz=(48_000,))
+    assert mute.missing == "sound" and not mute.other_waveforms[48_000][0].any()
 
 
 def test_audio_is_padded_with_zeros(clip: Path) -> None:

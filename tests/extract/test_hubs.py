@@ -7,29 +7,30 @@ file or folder to moodfuse.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import requests
 import torch
-from hub_models import save_huggingface, save_timm, save_torchvision, tiny
+from click.testing import CliRunner
+from hub_models import check_equal, edit_json, embed, save_huggingface, save_timm, save_torchvision, tiny
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import save_file, save_model
 from torch import Tensor
 
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media
-from moodfuse.extract.media.preprocess import InputMaker, frame_indices
+from moodfuse.extract.cli import weights_group
+from moodfuse.extract.media.preprocess import frame_indices
 from moodfuse.extract.networks import WeightsError, create_network, network_spec, weights_facts
-from moodfuse.extract.networks.base import Network
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_hf_sources, split_hf_source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RELATIVE_ERROR = 1e-4
 FRAMES, SAMPLES = 32, 480_000
 
 
@@ -48,20 +49,6 @@ def clip() -> Media:
     waveform = sum(np.sin(2 * np.pi * hz * times) for hz in (220, 277.2, 329.6)) / 5
     waveform = (waveform + rng.normal(0, 0.02, SAMPLES)).astype(np.float32)
     return Media(frames, np.arange(FRAMES) + 0.5, waveform, SAMPLES)
-
-
-@torch.inference_mode()
-def embed(network: Network, clip: Media) -> Tensor:
-    """Our embedding of a clip at depth frozen."""
-    return network.pool_frozen(network.trunk(InputMaker(network.preprocessing)(clip)[None]))[0]
-
-
-def check_equal(ours: Tensor, expected: Tensor) -> None:
-    """The largest difference is at most `RELATIVE_ERROR` of the largest value."""
-    assert ours.shape == expected.shape
-    error = float((ours - expected).abs().max() / expected.abs().max())
-    print(f"relative error {error:.1e}")
-    assert error < RELATIVE_ERROR
 
 
 def images(clip: Media) -> list[Image.Image]:
@@ -196,6 +183,35 @@ def test_files_that_the_libraries_have_downloaded_are_used(
     assert "clip_vision_model" in recipe.architecture
 
 
+def test_weights_of_hubs_are_fetched_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weights fetch` downloads the files that a source needs, and prints where they are."""
+    hub, cache = tmp_path / "hub", tmp_path / "cache"
+    for repository in ("a/clip", "timm/test_vit.r160_in1k"):
+        (hub / repository).mkdir(parents=True)
+    save_huggingface("clip", hub / "a/clip")
+    save_timm("test_vit", hub / "timm/test_vit.r160_in1k")
+
+    def download(repository: str, file: str, *, revision: str | None, local_files_only: bool = False) -> str:
+        path = cache / repository / file
+        if not local_files_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / repository / file, path)
+        if not path.is_file():
+            raise LocalEntryNotFoundError(file)
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("requests.head", lambda *arguments, **settings: None)
+    result = CliRunner().invoke(weights_group, ["fetch", "hf:a/clip@v1", "timm:test_vit"])
+    assert result.exit_code == 0, result.output
+    lines = [line.partition(" (sha256 ")[0] for line in result.stdout.splitlines()]
+    vit = cache / "timm/test_vit.r160_in1k/model.safetensors"
+    assert lines == [f"hf:a/clip@v1: {cache / 'a/clip'}", f"timm:test_vit: {vit}"]
+    shutil.rmtree(hub)
+    (name,), choice = name_hf_sources(["hf:a/clip@v1"], RecipeChoice(device="cpu"))
+    assert build_recipe(name, choice).weights in result.stdout
+
+
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message is the command that installs it."""
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -297,13 +313,6 @@ FORMER_KEYS = {
     "use_bfloat16": False,
 }
 """Keys of configs that versions 4 of transformers wrote."""
-
-
-def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the object of a JSON file."""
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 def test_checkpoints_of_hugging_face_are_checked(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from moodfuse.cache.audits import read_audit
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import PlanChoice
+from moodfuse.cache.maintenance.verify import verify
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import media_supply, pending
@@ -28,7 +30,7 @@ from moodfuse.extract.media_supply import (
     find_store,
     render_media,
 )
-from moodfuse.extract.networks import NETWORKS, VideoPreprocessing
+from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
 from moodfuse.extract.pipeline import RefusedClipsError
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, Runner
@@ -103,6 +105,46 @@ def test_streamed_features_are_those_of_kept_media(
     assert any("RANDOM" in line and STILL in line for line in runner.lines)
     again = runner(**options)
     assert (len(begun), again.tuned, again.embedded) == (4, 0, 0) and "nothing to decode" in runner.lines[-1]
+
+
+HIGH = "onedmcnn-48k"
+
+
+@pytest.fixture
+def network_at_48_khz(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`onedmcnn` on audio at 48 kHz is a network of the table."""
+    preprocessing = AudioPreprocessing(sample_rate_hz=48_000, samples=1_440_000)
+    spec = replace(NETWORKS["onedmcnn"], name=HIGH, preprocessing=preprocessing)
+    monkeypatch.setitem(NETWORKS, HIGH, spec)
+
+
+@pytest.mark.usefixtures("network_at_48_khz")
+def test_networks_of_other_sampling_rates(runner, all_depths, begun, tmp_path: Path) -> None:
+    """Kept or streamed, beside a network at 16 kHz or alone, tuned whole or frozen: the same features.
+
+    What the cache has at 16 kHz stays; a source of another rate decodes the clips again.
+    """
+    runner.keep(4)
+    runner.recipe.write_text(runner.recipe.read_text().replace("[onedmcnn]", f"[{HIGH}]"))
+    tuned, frozen = HIGH, f"{HIGH}@zhou2022"
+    options = {"sources": (tuned, frozen, "twodmcnn"), "depths": {frozen: "frozen"}, "plan": FOLDS}
+    shutil.copytree(all_depths.runner.cache, runner.cache)
+    before = files(runner.cache, "media", "features")
+    begun.clear()
+    runner(**options)
+    after = files(runner.cache, "media", "features")
+    assert len(begun) == 4 and before.items() <= after.items()
+    store = find_store(runner.cache / "media", NETWORKS[HIGH].preprocessing)
+    for status in runner.open().clips:
+        waveform, samples = store.read(status.digest).waveform_at(48_000)
+        assert len(waveform) == 1_440_000 and samples == pytest.approx(96_000, abs=10)
+    assert not verify(runner.cache).faults
+    for sources in ((tuned, frozen, "twodmcnn"), (frozen,)):
+        streamed = Runner(runner.data, tmp_path / f"streamed{len(sources)}", runner.recipe)
+        streamed(**{**options, "sources": sources}, keep_media=False)
+        theirs = files(streamed.cache, "features", "networks")
+        assert theirs.items() <= files(runner.cache, "features", "networks").items()
+        assert any(HIGH in name for name in theirs)
 
 
 def test_an_interrupted_streamed_run_decodes_only_the_rest(runner, all_depths, begun, monkeypatch) -> None:

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FULL_SHAPES = {
     "onedmcnn": (480_000,),
     "twodmcnn": (480_000,),
+    "musicnn": (480_000,),
     "c3d": (3, 32, 112, 112),
     "i3d": (3, 32, 224, 224),
     "frame-stats": (3, 32, 128, 128),
@@ -25,6 +26,7 @@ FULL_SHAPES = {
 SMALL_SHAPES = {
     "onedmcnn": (128_000,),
     "twodmcnn": (128_000,),
+    "musicnn": (128_000,),
     "c3d": (3, 16, 112, 112),
     "i3d": (3, 16, 64, 64),
     "frame-stats": (3, 16, 64, 64),

@@ -24,7 +24,7 @@ def recipe_file(tmp_path: Path) -> Callable[[str, str | bytes], str]:
 
 def test_unknown_names_list_the_known(recipe_file) -> None:
     """Source, recipe, depth and weights file."""
-    networks = "known: audio-stats, c3d, frame-stats, hf:MODEL, i3d, onedmcnn, .*torchvision:MODEL, twodmcnn"
+    networks = "known: audio-stats, c3d, frame-stats, hf:MODEL, i3d, musicnn, .*torchvision:MODEL, twodmcnn"
     with pytest.raises(UnknownNameError, match=networks):
         build_recipe("c4d", RecipeChoice())
     with pytest.raises(UnknownNameError, match="unknown recipe 'best'; known: default"):

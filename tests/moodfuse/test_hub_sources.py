@@ -29,6 +29,8 @@ FAMILIES: dict[str, Callable[[Path], object]] = {
     "hf:videomae": lambda folder: save_huggingface("videomae", folder) and folder,
     "hf:wavlm": lambda folder: save_huggingface("wavlm", folder) and folder,
     "hf:ast": lambda folder: save_huggingface("ast", folder) and folder,
+    "hf:clap": lambda folder: save_huggingface("clap", folder) and folder,
+    "hf:mert": lambda folder: save_huggingface("mert", folder) and folder,
     "torchaudio:TINY": save_tiny_bundle,
 }
 """Source to what saves its checkpoint in a folder and returns the path."""
@@ -55,6 +57,9 @@ def test_a_network_of_a_hub_goes_through_all_stages(
     file = str(next((dataset / "clips").rglob("*.mp4")))
     expected = Model.load(model).predict_proba([file])[0]
     assert np.ptp(expected) > 0
+    if source == "hf:mert":  # reads audio at 24 kHz
+        (over_time,) = Model.load(model).timeline(file).probabilities
+        np.testing.assert_allclose(over_time, expected, atol=1e-6)
     moved = shutil.copytree(model, tmp_path / "elsewhere" / "model")
     command = [sys.executable, "-m", "moodfuse"]
     if source.startswith("torchaudio:"):

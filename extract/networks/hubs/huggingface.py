@@ -15,19 +15,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torchaudio
 import transformers
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from moodfuse.cache.digests import canonical_json, digest
 from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.networks.hubs.base import (
     SAFETENSORS,
     FrameNetwork,
     HubNetwork,
     check_safetensors,
     sha256_of,
+)
+from moodfuse.extract.networks.hubs.huggingface_audio import (
+    ClapSpectrograms,
+    ast_spectrograms,
+    read_front_end,
 )
 from moodfuse.extract.networks.hubs.huggingface_cache import find_file
 from moodfuse.extract.networks.registry import (
@@ -62,14 +67,15 @@ _USES_PILLOW = "VivitImageProcessor"
 class HubModel:
     """A kind of models: what it takes, and what of its output is the embedding.
 
-    `takes` is ``frames`` (each frame alone), ``clip``, ``waveform`` or ``spectrogram``. The embedding is the
-    output `pooled`: ``pooler_output``, or the ``first`` or the ``mean`` of the last hidden state. That of an
-    image or of a piece of audio is then averaged over the clip.
+    `takes` is ``frames`` (each frame alone), ``clip``, ``waveform``, ``spectrogram`` or ``clap`` (the
+    spectrogram of CLAP). The embedding is the output `pooled`: ``pooler_output``, or the ``first`` or the
+    ``mean`` of the last hidden state. That of an image or of a piece of audio is then averaged over the clip.
     """
 
     cls: str  # of transformers
-    takes: Literal["frames", "clip", "waveform", "spectrogram"]
+    takes: Literal["frames", "clip", "waveform", "spectrogram", "clap"]
     pooled: Literal["pooler_output", "first", "mean"]
+    renamed: dict[str, str] | None = None  # patterns of names in checkpoints to what replaces them
 
 
 MODELS = {
@@ -84,10 +90,17 @@ MODELS = {
     "hubert": HubModel("HubertModel", "waveform", "mean"),
     "wavlm": HubModel("WavLMModel", "waveform", "mean"),
     "audio-spectrogram-transformer": HubModel("ASTModel", "spectrogram", "pooler_output"),
+    "clap_audio_model": HubModel("ClapAudioModel", "clap", "pooler_output", {r"^audio_model\.": ""}),
 }
 """Kinds of models by the ``model_type`` of their config."""
-_VISION_OF = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-"""Models of images and texts to the part that encodes images."""
+_ENCODER_OF = {
+    "clip": ("clip_vision_model", "vision_config"),
+    "siglip": ("siglip_vision_model", "vision_config"),
+    "clap": ("clap_audio_model", "audio_config"),
+}
+"""Models of images or audio and texts to the part that encodes images or audio, and the key of its config."""
+_MERT, _MERT_CHANGES = "mert_model", ("feature_extractor_cqt", "deepnorm")
+"""MERT is a HuBERT unless one of these settings is on; transformers has no class for it."""
 
 
 # Architectures
@@ -130,7 +143,7 @@ def _read_config(name: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
     if kind not in MODELS:
         if "auto_map" in values:
             raise InputError(f"{name}: needs code of its repository, which moodfuse does not run")
-        raise UnknownNameError("model_type", kind, [*MODELS, *_VISION_OF])
+        raise UnknownNameError("model_type", kind, [*MODELS, *_ENCODER_OF, _MERT])
     model = MODELS[kind]
     # Names that begin with "_", and those of attention and quantisation, choose code that may be downloaded.
     settings = {
@@ -147,8 +160,12 @@ def _read_config(name: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
 def _read_architecture(name: str, folder: Path) -> str:
     """The architecture of the model in a folder: its config, and how its input is made."""
     values = _read_json(folder / CONFIG)
-    if (kind := _VISION_OF.get(str(values.get("model_type")))) is not None:
-        values = {**values["vision_config"], "model_type": kind}
+    kind = str(values.get("model_type"))
+    if kind in _ENCODER_OF:
+        encoder, key = _ENCODER_OF[kind]
+        values = {**values[key], "model_type": encoder}
+    elif kind == _MERT and not any(values.get(key) for key in _MERT_CHANGES):
+        values["model_type"] = "hubert"
     others = ("architectures", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
     values = {key: value for key, value in values.items() if key not in others}
     model, config = _read_config(name, values)
@@ -162,16 +179,9 @@ def _read_architecture(name: str, folder: Path) -> str:
         extractor = transformers.AutoFeatureExtractor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        preprocessing = AudioPreprocessing()
-        if extractor.sampling_rate != preprocessing.sample_rate_hz:
-            raise InputError(
-                f"{name}: takes audio at {extractor.sampling_rate} Hz, and moodfuse keeps audio at "
-                f"{preprocessing.sample_rate_hz} Hz"
-            )
-        front_end["normalised"] = bool(extractor.do_normalize)
-        if model.takes == "spectrogram":
-            keys = ("num_mel_bins", "max_length", "mean", "std")
-            front_end |= {key: getattr(extractor, key) for key in keys}
+        rate_hz = extractor.sampling_rate
+        preprocessing = AudioPreprocessing(sample_rate_hz=rate_hz, samples=round(rate_hz * WINDOW_S))
+        front_end = read_front_end(name, extractor, model.takes)
     return canonical_json(
         {"config": values, "preprocessing": preprocessing.as_record(), "front_end": front_end}
     )
@@ -328,6 +338,7 @@ class HubEncoder(HubNetwork):
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                key_mapping=self.model.renamed,
                 **_options(self.model),
             )
         except (OSError, ValueError, RuntimeError) as error:
@@ -350,35 +361,28 @@ class HubFrames(HubEncoder, FrameNetwork):
 class HubClip(HubEncoder):
     """A video encoder on the frames, or an audio encoder on the waveform, of a clip."""
 
+    def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
+        super().__init__(spec, num_classes)
+        if isinstance(spec.preprocessing, AudioPreprocessing):
+            self.rate_hz = spec.preprocessing.sample_rate_hz
+        if self.model.takes == "clap":
+            self.clap_spectrograms = ClapSpectrograms(self.front_end, self.rate_hz)
+
     def trunk(self, x: Tensor) -> Tensor:
         """Features ``[N, hidden_size]``, float32, of ``[N, 3, T, S, S]`` or ``[N, samples]``."""
         if self.model.takes == "clip":
             return self.pool(self.body(pixel_values=x.transpose(1, 2))).float()
-        if self.model.takes == "spectrogram":
-            pieces = self._spectrograms(x)
-            return self.pool(self.body(pieces)).float().unflatten(0, (len(x), -1)).mean(dim=1)
-        if self.front_end["normalised"]:
-            x = (x - x.mean(dim=1, keepdim=True)) / (x.var(dim=1, keepdim=True, correction=0) + 1e-7).sqrt()
-        return self.pool(self.body(x)).float()
-
-    def _spectrograms(self, x: Tensor) -> Tensor:
-        """Log-mel spectrograms ``[N * pieces, max_length, mels]`` as of `ASTFeatureExtractor`.
-
-        A waveform is cut into pieces of as many hops of 10 ms as the model takes; short ones are padded.
-        """
-        settings = self.front_end
-        spectrograms = []
-        for piece in (piece for waveform in x for piece in waveform.split(settings["max_length"] * 160)):
-            bands = torchaudio.compliance.kaldi.fbank(
-                piece[None].float(),
-                sample_frequency=16_000,
-                window_type="hanning",
-                num_mel_bins=settings["num_mel_bins"],
-            )
-            padding = settings["max_length"] - len(bands)
-            spectrograms.append(nn.functional.pad(bands, (0, 0, 0, padding))[: settings["max_length"]])
-        stacked = torch.stack(spectrograms)
-        return (stacked - settings["mean"]) / (settings["std"] * 2) if settings["normalised"] else stacked
+        if self.model.takes == "waveform":
+            if self.front_end["normalised"]:
+                variance = x.var(dim=1, keepdim=True, correction=0)
+                x = (x - x.mean(dim=1, keepdim=True)) / (variance + 1e-7).sqrt()
+            return self.pool(self.body(x)).float()
+        if self.model.takes == "clap":
+            pieces, shrunk = self.clap_spectrograms(x)
+            output = self.body(input_features=pieces, is_longer=shrunk)
+        else:
+            output = self.body(ast_spectrograms(x, self.front_end, self.rate_hz))
+        return self.pool(output).float().unflatten(0, (len(x), -1)).mean(dim=1)
 
 
 def _options(model: HubModel) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Read and write weights files; reading runs no code from the file.
 
-Four kinds: safetensors, what `torch.save` writes, Keras 2 HDF5, and a pickle of NumPy arrays in nested
-dictionaries, such as Flax checkpoints. A torch file holds a pickle; torch reads it with `weights_only=True`,
-which builds tensors and containers and calls nothing else. `weights.flax` reads a pickle of NumPy arrays.
+Five kinds: safetensors, what `torch.save` writes, Keras 2 HDF5, a pickle of NumPy arrays in nested
+dictionaries, such as Flax checkpoints, and the TensorFlow checkpoints of musicnn. A torch file holds a
+pickle; torch reads it with `weights_only=True`, which builds tensors and containers and calls nothing else.
+`weights.flax` reads a pickle of NumPy arrays, `weights.musicnn` the TensorFlow checkpoints.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from moodfuse.cache.files import (
     write_atomic,
 )
 from moodfuse.extract.networks.weights.flax import read_flax
+from moodfuse.extract.networks.weights.musicnn import SIZE_BYTES, read_musicnn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +47,10 @@ class WeightsError(InputError):
 
 
 def file_kind(path: Path) -> str:
-    """``safetensors``, ``torch``, ``hdf5`` or ``pickle``, by content; `WeightsError` for any other file."""
+    """``safetensors``, ``torch``, ``hdf5``, ``pickle`` or ``musicnn``; `WeightsError` for any other file.
+
+    By content, but for ``musicnn``, which has no mark of its own: by size.
+    """
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such file; expected safetensors, a PyTorch state dict, or Keras 2 HDF5"
@@ -53,6 +58,7 @@ def file_kind(path: Path) -> str:
     try:
         with open(path, "rb") as stream:
             start = stream.read(32)
+        size_bytes = path.stat().st_size
     except OSError as error:
         raise WeightsError(f"{path}: cannot read the weights: {error.strerror}; check the path") from error
     if start.startswith(HDF5_MAGIC):
@@ -63,9 +69,12 @@ def file_kind(path: Path) -> str:
         return "torch"
     if start.startswith(PICKLE_MAGIC):
         return "pickle"
+    if size_bytes == SIZE_BYTES:
+        return "musicnn"
     raise WeightsError(
         f"{path}: not a weights file: it begins with {start!r}; expected safetensors, a PyTorch state dict, "
-        "the Keras 2 HDF5 file of the music tagger, or a pickle of NumPy arrays; download it again"
+        "the Keras 2 HDF5 file of the music tagger, a pickle of NumPy arrays, or the data file of musicnn's "
+        "checkpoint; download it again"
     )
 
 
@@ -76,6 +85,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         "torch": _read_torch,
         "hdf5": _read_keras,
         "pickle": _read_flax,
+        "musicnn": _read_musicnn,
     }
     return readers[file_kind(path)](path)
 
@@ -187,6 +197,16 @@ def _read_flax(path: Path) -> dict[str, Tensor]:
             f"{path}: not a pickle of arrays that can be read safely: {error}; expected NumPy arrays in "
             "nested dictionaries and nothing else; fetch it again from its publisher"
         ) from error
+
+
+def _read_musicnn(path: Path) -> dict[str, Tensor]:
+    """Arrays of musicnn's checkpoint, named and ordered as by `read_musicnn`."""
+    import torch
+
+    try:
+        return {name: torch.from_numpy(value) for name, value in read_musicnn(path).items()}
+    except (ValueError, OSError) as error:
+        raise WeightsError(f"{path}: not a checkpoint of musicnn: {error}; fetch it again") from error
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

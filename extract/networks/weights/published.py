@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.errors import UnknownNameError
 from moodfuse.extract.networks.registry import (
     PRETRAINED,
     SPORTS1M_MEAN_RGB,
@@ -25,9 +25,11 @@ from moodfuse.extract.networks.registry import (
     import_object,
     network_spec,
 )
+from moodfuse.extract.networks.weights.musicnn import SHA256 as MUSICNN_SHA256
 
 OWN = "moodfuse"
 KERAS = "keunwoochoi, Keras 2"
+MUSICNN = "jordipons/musicnn"
 FRONT_END = "melgram/"
 COUNTER = ".num_batches_tracked"
 """BatchNorm's count of training batches: older files do not have it, and no output depends on it."""
@@ -91,6 +93,27 @@ _C3D_CAFFE = VideoPreprocessing(
 )
 _C3D_MMACTION = VideoPreprocessing(resize_short_side_px=128, crop_px=112, mean=(104.0, 117.0, 128.0))
 _I3D = VideoPreprocessing(resize_short_side_px=256, crop_px=224, scale=1 / 127.5, mean=(1.0, 1.0, 1.0))
+
+
+def _musicnn(name: str, model: str, trained_on: str) -> KnownWeights:
+    """One of the two models of musicnn, in the source package on the Python package index."""
+    file = ".data-00000-of-00001"
+    return KnownWeights(
+        name=name,
+        network="musicnn",
+        layout=MUSICNN,
+        file=f"{model}{file}",
+        url="https://files.pythonhosted.org/packages/16/0a/"
+        "e274cd010cd0b2a2dd63d4aaa3d51a51821ffcc8ee19c76194f835c302bc/musicnn-0.1.0.tar.gz",
+        member=f"musicnn-0.1.0/musicnn/{model}/{file}",
+        size_mb=9.5,
+        check=FileCheck("sha256", MUSICNN_SHA256[model]),
+        licence="ISC (package)",
+        trained_on=trained_on,
+        preprocessing=AudioPreprocessing(),
+        drops=("dense_1",),
+    )
+
 
 _TABLE = (
     KnownWeights(
@@ -191,6 +214,8 @@ _TABLE = (
         preprocessing=AudioPreprocessing(),
         drops=("dense_1",),
     ),
+    _musicnn("musicnn-msd", "MSD_musicnn", "tags of the Million Song Dataset"),
+    _musicnn("musicnn-mtt", "MTT_musicnn", "tags of MagnaTagATune"),
 )
 KNOWN_WEIGHTS: dict[str, KnownWeights] = {known.name: known for known in _TABLE}
 
@@ -254,8 +279,11 @@ def all_weights(network: str | None = None) -> list[KnownWeights]:
     return [*KNOWN_WEIGHTS.values(), *(known for model in models for known in all_weights(model))]
 
 
-def named_weights(name: str) -> KnownWeights:
-    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``."""
+def named_weights(name: str) -> KnownWeights | None:
+    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``.
+
+    `None` for a network of a hub that finds its weights by its name.
+    """
     network, _, weights = name.partition("=")
     if network.startswith(TORCHVISION) or find_hub(network):
         table, weights = known_weights(network), weights or PRETRAINED
@@ -264,7 +292,7 @@ def named_weights(name: str) -> KnownWeights:
     else:
         table, weights = KNOWN_WEIGHTS, name
     if find_hub(network) and not table:
-        raise InputError(f"{network}: its weights are found by its name; extract downloads them where needed")
+        return None
     if weights not in table:
         raise UnknownNameError("weights", name, [*(table or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
     return table[weights]
@@ -356,6 +384,22 @@ _LAYOUTS = (
             (r"^norms(.*)running_var$", r"batch_normalization\1moving_variance:0"),
         ),
         drops=("dense_1/", FRONT_END),
+    ),
+    Layout(
+        name=MUSICNN,
+        network="musicnn",
+        rules=(
+            (r"^norms\.", "batch_normalization_"),
+            (r"^convolutions\.", "conv2d_"),
+            (r"_0\.", "."),
+            (r"\.", "/"),
+            (r"^(batch.*)weight$", r"\1gamma"),
+            (r"^(batch.*)bias$", r"\1beta"),
+            (r"running_mean$", "moving_mean"),
+            (r"running_var$", "moving_variance"),
+            (r"weight$", "kernel"),
+        ),
+        drops=("dense_1/",),
     ),
     Layout(
         name="torchvision",

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moodfuse.cache.runs import Run, read_run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import evaluate_run
 from moodfuse.evaluate.published import compare_with, find_published
-from moodfuse.evaluate.report import metrics_csv, metrics_values, write_report
+from moodfuse.evaluate.report import metrics_csv, metrics_values, predictions_csv, write_report
 
 MakeRun = Callable[..., Run]
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
@@ -37,6 +38,7 @@ def test_a_run_gives_the_same_files_twice(make_run: MakeRun, tmp_path: Path) -> 
     assert contents[0] == contents[1]
     names = {"metrics.json", "metrics.csv", "report.md", "table.tex", "report.html"}
     names |= {"comparison-zhou2022-LEAKY.csv", "accuracy-LEAKY.svg", "accuracy-LEAKY.png"}
+    names |= {"predictions-LEAKY.csv"}
     assert names < set(contents[0])
     assert all("LEAKY" in name or b"LEAKY" in content for name, content in contents[0].items())
 
@@ -45,8 +47,9 @@ def test_metrics_json_has_the_published_form(make_run: MakeRun) -> None:
     """It has every key of the schema, and matrices that sum to the clips."""
     values = json.loads(json.dumps(metrics_values(evaluate_run(make_run(), draws=200)), allow_nan=False))
     keys = "schema run classes clips groups folds protocol results headline planned paired shapley missing "
-    keys += "commands versions recipes seed draws notes"
+    keys += "commands versions recipes seed draws notes modalities"
     assert set(values) == set(keys.split())
+    assert values["modalities"] == []  # the run does not know what its sources read
     assert (values["schema"], values["clips"], values["groups"], values["folds"]) == (2, 36, 18, 3)
     assert values["missing"] == {"sound": 1} and values["versions"] == {"numpy": "2.4.6"}
     assert any("corrected for the selection it is" in note for note in values["notes"])
@@ -81,6 +84,25 @@ def test_only_the_best_result_is_corrected(make_run: MakeRun) -> None:
     loss = evaluation.scored[-1].rank.log_loss
     assert float(rows[-1]["repeated_log_loss"]) == pytest.approx(loss) and loss != float(rows[-1]["log_loss"])
     assert all(row["auc_ci95_low"] <= row["auc"] <= row["auc_ci95_high"] for row in rows)
+
+
+def test_predictions_csv_has_every_probability(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row per result and clip, with six digits; of a large run only the results shown in detail."""
+    run = make_run()
+    evaluation = evaluate_run(run, draws=20)
+    rows = list(csv.DictReader(io.StringIO(predictions_csv(evaluation))))
+    assert list(rows[0]) == ["id", "group", "fold", "label", "result", "predicted", "a", "b", "c"]
+    for result in run.results:
+        own = [row for row in rows if row["result"] == result.name]
+        assert tuple(row["id"] for row in own) == run.ids and tuple(row["label"] for row in own) == run.labels
+        assert tuple(int(row["fold"]) for row in own) == run.folds
+        values = np.array([[float(row[name]) for name in run.classes] for row in own])
+        np.testing.assert_allclose(values, result.probabilities, rtol=1e-5)
+        assert [row["predicted"] for row in own] == [run.classes[index] for index in values.argmax(axis=1)]
+    monkeypatch.setattr("moodfuse.evaluate.report.PREDICTION_ROWS", 100)
+    monkeypatch.setattr("moodfuse.evaluate.report.page.PANEL_LIMIT", 2)
+    shown = {row["result"] for row in csv.DictReader(io.StringIO(predictions_csv(evaluation)))}
+    assert evaluation.best.result.name in shown and len(shown) == 2
 
 
 def test_a_leaky_run_is_marked_in_every_row(make_run: MakeRun) -> None:

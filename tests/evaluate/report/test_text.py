@@ -11,7 +11,10 @@ from moodfuse.evaluate.evaluation import Evaluation, evaluate_run
 from moodfuse.evaluate.intervals import Interval
 from moodfuse.evaluate.markup import latex_text, markdown_text
 from moodfuse.evaluate.paired import SourceImportance
+from moodfuse.evaluate.report import metrics_values
+from moodfuse.evaluate.report.page import render_page
 from moodfuse.evaluate.report.text import latex_table, markdown_report, print_evaluation, summarize
+from tests.evaluate.test_planned import make_run as planned_run
 
 MakeRun = Callable[..., Run]
 HOSTILE = r"a_b & 50% $x$ #1 {y} \end{table} ~ ^ | <b>*no*</b> [l](http://x) @me"
@@ -56,6 +59,27 @@ def test_the_terminal_shows_claim_results_and_comparisons(
     for text in ("ECE", "Using a trained head instead of the mean", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
     assert "Mean inflation of the fusions: +" in shown
+
+
+def test_whether_video_helps_is_answered_by_modality(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of audio, video and both, and the planned tests between them, in every form of the report."""
+    run = planned_run()
+    evaluation = evaluate_run(run, draws=50)
+    print_evaluation(evaluation)
+    shown, markdown, page = capsys.readouterr().out, markdown_report(evaluation), render_page(evaluation)
+    values: list = metrics_values(evaluation)["modalities"]  # type: ignore[assignment]
+    assert [row["modality"] for row in values] == ["audio", "video", "audio and video"]
+    for text in (shown, markdown, page):
+        assert text.count("Does video help?") == 1 and text.index("Adding video to audio ") > 0
+        for row in values:
+            assert f"{100 * row['accuracy']:.1f}" in text
+    section = page[page.index('id="modalities"') : page.index('id="paired"')]
+    assert "Adding video to audio raises accuracy" in section and section.count("<tr>") == 4
+    assert "Does video help?" not in markdown_report(evaluate_run(make_run(), draws=20))
+    marked = render_page(evaluate_run(replace(run, protocol="leaky"), draws=20))
+    assert '<strong class="marker">LEAKY</strong> Does video help?' in marked
 
 
 def test_names_on_the_terminal_are_neither_markup_nor_control_sequences(
