@@ -131,7 +131,7 @@ def make_app(
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(MonitoringMiddleware, metrics=metrics, addresses=addresses, access_log=access_log),
+            Middleware(MonitoringMiddleware, metrics=metrics, addresses=addresses, is_logged=access_log),
             Middleware(SecurityMiddleware, hosts=hosts),
         ],
         exception_handlers={

@@ -129,8 +129,10 @@ def serve_command(
 
 
 def make_server(app: "Starlette") -> "uvicorn.Server":
-    """Make the uvicorn server of an application of `make_app`, with an access log on `uvicorn.access`."""
+    """Make the uvicorn server of an application of `make_app`."""
     import uvicorn
+
+    from moodfuse.serve.monitoring import ACCESS_LOG
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -144,7 +146,7 @@ def make_server(app: "Starlette") -> "uvicorn.Server":
                 os._exit(130)
             super().handle_exit(sig, frame)
 
-    logging.getLogger("moodfuse.serve.access").setLevel(logging.INFO)
+    logging.getLogger(ACCESS_LOG).setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed forms are answered, not logged
     config = uvicorn.Config(
         app,

@@ -10,7 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from moodfuse.cache.console import printable
 from moodfuse.model.predictions import Answer
 
-log = logging.getLogger("moodfuse.serve.access")
+ACCESS_LOG = "access.moodfuse"
+"""Not below the logger `moodfuse`, whose progress is shown with --verbose only."""
+access_log = logging.getLogger(ACCESS_LOG)
 METRICS_TYPE = "text/plain; version=0.0.4"
 OTHER = "other"
 """Stands for all addresses that the service does not have, so that clients cannot add time series."""
@@ -66,9 +68,9 @@ class MonitoringMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, addresses: Collection[str], access_log: bool
+        self, app: ASGIApp, *, metrics: Metrics, addresses: Collection[str], is_logged: bool
     ) -> None:
-        self.app, self.metrics, self.addresses, self.access_log = app, metrics, addresses, access_log
+        self.app, self.metrics, self.addresses, self.is_logged = app, metrics, addresses, is_logged
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -88,8 +90,8 @@ class MonitoringMiddleware:
         finally:
             path, seconds = scope["path"], time.monotonic() - start
             self.metrics.count_request(path if path in self.addresses else OTHER, status, seconds)
-            if self.access_log:
+            if self.is_logged:
                 moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                 client = scope["client"][0] if scope.get("client") else "-"
                 request = f"{scope['method']} {printable(path[:100])}"
-                log.info("%s %s %s %d %.3f s %d bytes", moment, client, request, status, seconds, size)
+                access_log.info("%s %s %s %d %.3f s %d bytes", moment, client, request, status, seconds, size)

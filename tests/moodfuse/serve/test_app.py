@@ -33,6 +33,7 @@ from moodfuse.model.answers import read_answer_schema
 from moodfuse.model.predictions import Prediction
 from moodfuse.serve.app import TOO_LONG, check_request
 from moodfuse.serve.messages import MIB, STATUSES, Limits
+from moodfuse.serve.monitoring import ACCESS_LOG
 from moodfuse.serve.uploads import clean_name
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -133,7 +134,7 @@ def test_the_api_page_and_its_document_have_every_address(service: Any) -> None:
 
 def test_metrics_and_the_access_log(tmp_path: Path, clip: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """Requests by address and status, files by outcome; a line per request without query and file name."""
-    caplog.set_level("INFO", logger="moodfuse.serve.access")
+    caplog.set_level("INFO", logger=ACCESS_LOG)
     with served(StandIn(), limits=Limits(), temporary=tmp_path, show_metrics=True) as running:
         running.predict(form(clip, name="secret.mp4"), "?threshold=0.9", FORM)
         running.predict(b"no media")
@@ -150,7 +151,7 @@ def test_metrics_and_the_access_log(tmp_path: Path, clip: bytes, caplog: pytest.
         "moodfuse_queue_length 0",
     ):
         assert line in lines, lines
-    logged = [record.getMessage() for record in caplog.records if record.name == "moodfuse.serve.access"]
+    logged = [record.getMessage() for record in caplog.records if record.name == ACCESS_LOG]
     assert len(logged) == 4 and "secret" not in "".join(logged) and "?" not in "".join(logged)
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT[\d:]{8}Z 127\.0\.0\.1 POST /predict 200 \d+\.\d{3} s \d+ bytes", logged[0]
