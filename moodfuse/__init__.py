@@ -13,29 +13,36 @@ if TYPE_CHECKING:
     from moodfuse.cache.store import FeatureCache
     from moodfuse.evaluate.difference import compare
     from moodfuse.evaluate.scoring import score
+    from moodfuse.model.answers import to_dataframe
     from moodfuse.model.model import Model
-    from moodfuse.model.predictions import Prediction, Refusal
+    from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline
 
 __all__ = [
     "FeatureCache",
+    "LabelRequest",
     "Model",
     "Prediction",
     "Refusal",
     "Run",
+    "Timeline",
     "__version__",
     "compare",
     "read_run",
     "score",
+    "to_dataframe",
 ]
 _MODULES = {
     "FeatureCache": "moodfuse.cache.store",
+    "LabelRequest": "moodfuse.model.predictions",
     "Model": "moodfuse.model.model",
     "Prediction": "moodfuse.model.predictions",
     "Refusal": "moodfuse.model.predictions",
     "Run": "moodfuse.cache.runs",
+    "Timeline": "moodfuse.model.predictions",
     "compare": "moodfuse.evaluate.difference",
     "read_run": "moodfuse.cache.runs",
     "score": "moodfuse.evaluate.scoring",
+    "to_dataframe": "moodfuse.model.answers",
 }
 
 if not TYPE_CHECKING:  # type checkers report unknown names

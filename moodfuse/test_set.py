@@ -11,6 +11,7 @@ from moodfuse.cache.audits import ClipMarks
 from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import join_groups
+from moodfuse.cache.recipe import MODALITY_NAMES
 from moodfuse.cache.records import Clip
 from moodfuse.cache.runs import Result, Run
 from moodfuse.cache.terminal import track
@@ -178,7 +179,8 @@ def _make_run(
         np.stack([row.probabilities for row in rows]),
         notes=() if card.chosen else ("uncalibrated",),
     )
-    missing = tuple((row.missing,) if row.missing else () for row in rows)
+    recorded = {name: modality for modality, name in MODALITY_NAMES.items()}
+    missing = tuple((recorded[row.missing],) if row.missing else () for row in rows)
     return Run(
         name=f"test-of-{card.digest[:16]}",
         protocol=TEST,

@@ -3,15 +3,18 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from html import escape
 from itertools import tee
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.cache.errors import InputError, MoodfuseError
+from moodfuse.cache.recipe import MODALITY_NAMES
 from moodfuse.extract.decoding import (
     MEDIA_RULES,
     SHORT_SIDE_PX,
@@ -29,9 +32,9 @@ from moodfuse.extract.recipe_files import find_other_rates_hz
 from moodfuse.fuse.inference import Fusion, NetworkOutput
 from moodfuse.model.folder import ModelCard, ModelError, check_files, read_card, read_fusion
 from moodfuse.model.predictions import (
-    MODALITY_NAMES,
     Floats,
     LabelRequest,
+    ModelId,
     Prediction,
     Refusal,
     SourceContribution,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from moodfuse.extract.inference import ShippedSource
 
 log = logging.getLogger(__name__)
+OnError = Literal["raise", "return"]
 NO_NUMBERS = "no_numbers"
 """Code of a refusal because the numbers of a network or of the head are not finite."""
 _NETWORK_LOCK = threading.Lock()
@@ -126,20 +130,81 @@ class Model:
         """Sorted labels; the class axis."""
         return self.card.classes
 
-    def predict(self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1) -> NDArray[np.str_]:
-        """Return the most probable label of each file, [N]; raises as `predict_proba` does."""
-        return np.array(self.classes)[self.predict_proba(paths, jobs=jobs).argmax(axis=1)]
+    @property
+    def id(self) -> ModelId:
+        """Name and digest of the model, as answers have them."""
+        return ModelId(self.name, self.card.digest[:16])
 
-    def predict_proba(self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1) -> Floats:
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, sources={self._source_names()}, classes={list(self.classes)})"
+
+    def _repr_html_(self) -> str:
+        """Show the model as a table in a notebook."""
+        expected = self.card.expected
+        rows = {
+            "labels": ", ".join(self.classes),
+            "sources": ", ".join(self._source_names()),
+            "head": f"{self.card.head}, on {self.card.level}",
+            "files without audio or video": "labelled" if self._accepts_missing else "refused",
+        }
+        for name, title in (("accuracy", "accuracy"), ("macro_f1", "macro F1"), ("log_loss", "log loss")):
+            if name in expected:
+                low, high = expected[f"{name}_ci95"]
+                rows[f"cross-validated {title}"] = f"{expected[name]:.3f} (95 % CI {low:.3f} to {high:.3f})"
+        rows["folder"] = str(self.folder)
+        cells = "".join(
+            f'<tr><th scope="row">{escape(title)}</th><td>{escape(text)}</td></tr>'
+            for title, text in rows.items()
+        )
+        caption = f"moodfuse model {escape(self.name)} ({self.id.digest})"
+        return f"<table><caption>{caption}</caption><tbody>{cells}</tbody></table>"
+
+    def _source_names(self) -> list[str]:
+        return [source.recipe.source for source in self.card.sources]
+
+    def predict(
+        self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1, on_error: OnError = "raise"
+    ) -> NDArray[Any]:
+        """Return the most probable label of each file, [N].
+
+        Under ``on_error="return"`` the array is of objects, with `None` for files that cannot be labelled.
+        Otherwise as `predict_proba`.
+        """
+        probabilities = self.predict_proba(paths, jobs=jobs, on_error=on_error)
+        labels = np.array(self.classes)[probabilities.argmax(axis=1)]
+        if on_error == "return":
+            labels = labels.astype(object)
+            labels[np.isnan(probabilities).any(axis=1)] = None
+        return labels
+
+    def predict_proba(
+        self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1, on_error: OnError = "raise"
+    ) -> Floats:
         """Return calibrated probabilities of files, [N, C], with classes in the order of `classes`.
+
+        Parameters
+        ----------
+        paths : iterable of str or path-like
+        jobs : int
+            Decoding processes.
+        on_error : {"raise", "return"}
+            Raise for the first file that cannot be labelled, or return NaN in the row of each, and log the
+            reason as a warning. `label` returns the reasons.
 
         Raises
         ------
         MediaError
             For the first file that cannot be labelled.
         """
-        results = self.label((LabelRequest(fspath(path)) for path in paths), jobs=jobs, explain=False)
-        rows = [_checked_prediction(result).probabilities for result in results]
+        if on_error not in ("raise", "return"):
+            raise InputError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
+        rows = []
+        for result in self.label((LabelRequest(fspath(path)) for path in paths), jobs=jobs, explain=False):
+            if on_error == "return" and isinstance(result, Refusal):
+                log.warning("%s: %s", result.file, result.detail)
+                rows.append(np.full(len(self.classes), np.nan))
+            else:
+                rows.append(_checked_prediction(result).probabilities)
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.classes))
 
     def label_file(
@@ -194,14 +259,16 @@ class Model:
         for number, ((_, result), request) in enumerate(zip(decoded, requests, strict=True)):
             clip = self._check_modality(request.file, result)
             if isinstance(clip, MediaError):
-                yield make_refusal(request.file, clip)
+                yield make_refusal(request, clip, self.id)
                 continue
             if on_decoded is not None:
                 on_decoded(number, clip)
             try:
-                yield self.label_clip(request.file, clip, explain=explain)
+                prediction = self.label_clip(request.file, clip, explain=explain)
+                yield replace(prediction, requested_end_s=request.end_s)
             except InputError as error:  # the next clip's numbers may be finite
-                yield Refusal(request.file, NO_NUMBERS, str(error))
+                window = request.start_s, request.end_s
+                yield Refusal(request.file, NO_NUMBERS, str(error), "", *window, self.id)
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
         """Label a clip, decoded with a short side of `SHORT_SIDE_PX` and at all rates that sources read."""
@@ -231,10 +298,11 @@ class Model:
             fusion.probabilities(columns),
             clip.start_s,
             clip.end_s,
-            missing,
+            MODALITY_NAMES.get(missing, ""),
             tuple(contributions),
             clip.partial,
             clip.facts.duration_s,
+            model=self.id,
         )
 
     def _check_modality(self, file: str, clip: DecodedClip | MediaError) -> DecodedClip | MediaError:
@@ -263,7 +331,8 @@ class Model:
             if isinstance(clip, MediaError):
                 if isinstance(result, DecodedClip) and not _has_track(result):
                     raise clip  # no window of the file has the modality
-                refusals.append((window.number, make_refusal(file, clip)))
+                refused = LabelRequest(file, window.start_s, window.end_s)
+                refusals.append((window.number, make_refusal(refused, clip, self.id)))
                 rows.append(np.full(len(self.classes), np.nan))
             else:
                 prediction = self.label_clip(file, clip, explain=False)
@@ -273,7 +342,16 @@ class Model:
         probabilities = np.array(rows).reshape(-1, len(self.classes))
         duration_s = duration_s or float(ends_s.max(initial=0.0))
         return Timeline(
-            file, self.classes, starts_s, ends_s, probabilities, tuple(refusals), duration_s, missing
+            file,
+            self.classes,
+            starts_s,
+            ends_s,
+            probabilities,
+            tuple(refusals),
+            duration_s,
+            missing,
+            hop_s,
+            self.id,
         )
 
 

@@ -1,7 +1,12 @@
-"""Records of labelling: a window to label, its prediction or refusal, and a time line."""
+"""Records of labelling: a window to label, its prediction or refusal, and a time line.
 
+`to_dict` of each is its answer, the same in Python, in the JSON lines of `predict` and over HTTP;
+``answer.schema.json`` describes it.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +15,10 @@ if TYPE_CHECKING:
     from moodfuse.extract.decoding import MediaError
 
 Floats = NDArray[np.float64]
-MODALITY_NAMES = {"sound": "audio", "picture": "video"}
-"""The names of modalities in recipes and records, and in texts."""
+Answer = dict[str, Any]
+"""JSON types by name."""
+SCHEMA = 1
+"""Version of the schema of answers."""
 DEFAULT_THRESHOLD = 0.5
 """A prediction with a lower confidence is uncertain by default."""
 
@@ -23,6 +30,14 @@ class LabelRequest:
     file: str
     start_s: float = 0.0
     end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelId:
+    """Name of a model, and the first 16 digits of its digest, which changes with any of its files."""
+
+    name: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,12 +63,17 @@ class Prediction:
         Sorted labels; the class axis.
     probabilities : ndarray of float64, shape (C,)
         Calibrated; they sum to 1.
+    start_s, end_s : float
+        The window that was read, in seconds of the file.
     missing : str
-        The modality that the file does not have and that was imputed; empty if it has both.
+        The modality that the file does not have and that was imputed, ``"audio"`` or ``"video"``; empty if
+        none is missing.
     partial : str
         Which part of the window could not be decoded; empty if at least 95 % could.
     duration_s : float
         Length of the whole file according to its headers.
+    requested_end_s : float, optional
+        The end that was requested, `None` if none was given.
     """
 
     file: str
@@ -65,6 +85,8 @@ class Prediction:
     sources: tuple[SourceContribution, ...] = ()
     partial: str = ""
     duration_s: float = 0.0
+    requested_end_s: float | None = None
+    model: ModelId = ModelId()
 
     @property
     def label(self) -> str:
@@ -80,24 +102,52 @@ class Prediction:
         """Whether the confidence is below a threshold."""
         return self.confidence < threshold
 
+    def to_dict(self, *, threshold: float = DEFAULT_THRESHOLD) -> Answer:
+        """Return the answer; below `threshold` it is uncertain. `docs/predict.md` describes the keys."""
+        answer = _start_answer(self.file, self.model, self.start_s, self.requested_end_s)
+        answer |= _label_fields(self.classes, self.probabilities, self.start_s, self.end_s, threshold)
+        answer |= {"missing": self.missing or None, "partial": self.partial or None, "sources": {}}
+        for source in self.sources:
+            without = _by_label(self.classes, source.without)
+            answer["sources"][source.source] = {
+                "own": None if source.own is None else _by_label(self.classes, source.own),
+                "without": without,
+                "contribution": answer["confidence"] - without[self.label],
+            }
+        return answer
+
 
 @dataclass(frozen=True)
 class Refusal:
     """A file, or a window of a file, that cannot be labelled.
 
     `code` is a key of `extract.media.limits.REASONS`, or ``"no_numbers"``; `detail` is the reason as a
-    sentence with the remedy, and `cause` what is specific to the file.
+    sentence with the remedy, and `cause` what is specific to the file. The window is the one requested.
     """
 
     file: str
     code: str
     detail: str
     cause: str = ""
+    start_s: float = 0.0
+    end_s: float | None = None
+    model: ModelId = ModelId()
+
+    @property
+    def error(self) -> dict[str, str]:
+        """Code and detail, as answers have them."""
+        return {"code": self.code, "detail": self.detail}
+
+    def to_dict(self, *, threshold: float = DEFAULT_THRESHOLD) -> Answer:
+        """Return the answer. `threshold` is ignored; `Prediction.to_dict` has it."""
+        return _start_answer(self.file, self.model, self.start_s, self.end_s) | {"error": self.error}
 
 
-def make_refusal(file: str, error: "MediaError") -> Refusal:
+def make_refusal(request: LabelRequest, error: "MediaError", model: ModelId) -> Refusal:
     """Return the refusal that describes a decoder's error."""
-    return Refusal(file, error.code, error.sentence, error.detail)
+    return Refusal(
+        request.file, error.code, error.sentence, error.detail, request.start_s, request.end_s, model
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +162,10 @@ class Timeline:
         NaN in the rows of windows that could not be read.
     refusals : tuple of (int, Refusal)
         The windows that could not be read, by number.
+    missing : str
+        As in `Prediction`.
+    hop_s : float
+        Seconds between the starts of two windows, as requested.
     """
 
     file: str
@@ -122,6 +176,8 @@ class Timeline:
     refusals: tuple[tuple[int, Refusal], ...] = ()
     duration_s: float = 0.0
     missing: str = ""
+    hop_s: float = 0.0
+    model: ModelId = ModelId()
 
     @property
     def middles_s(self) -> Floats:
@@ -134,3 +190,52 @@ class Timeline:
         return tuple(
             "" if np.isnan(row).any() else self.classes[int(np.argmax(row))] for row in self.probabilities
         )
+
+    def to_dict(self, *, threshold: float = DEFAULT_THRESHOLD) -> Answer:
+        """Return the answer, with the windows as a list; below `threshold` a window is uncertain."""
+        refusals, windows = dict(self.refusals), []
+        borders = zip(self.starts_s.tolist(), self.ends_s.tolist(), self.probabilities, strict=True)
+        for number, (start_s, end_s, row) in enumerate(borders):
+            if number in refusals:
+                window: Answer = {
+                    "window": {"start_s": start_s, "end_s": end_s},
+                    "error": refusals[number].error,
+                }
+            else:
+                window = _label_fields(self.classes, row, start_s, end_s, threshold)
+            windows.append(window)
+        answer = _start_answer(self.file, self.model, 0.0, None)
+        answer["timeline"] = {
+            "hop_s": float(self.hop_s),
+            "duration_s": float(self.duration_s),
+            "missing": self.missing or None,
+            "windows": windows,
+        }
+        return answer
+
+
+def _start_answer(file: str, model: ModelId, start_s: float, end_s: float | None) -> Answer:
+    return {
+        "schema": SCHEMA,
+        "file": file,
+        "model": {"name": model.name, "digest": model.digest},
+        "requested": {"start_s": float(start_s), "end_s": end_s},
+    }
+
+
+def _label_fields(
+    classes: Sequence[str], probabilities: Floats, start_s: float, end_s: float, threshold: float
+) -> Answer:
+    by_label = _by_label(classes, probabilities)
+    label = max(by_label, key=by_label.__getitem__)
+    return {
+        "window": {"start_s": float(start_s), "end_s": float(end_s)},
+        "label": label,
+        "confidence": by_label[label],
+        "uncertain": by_label[label] < threshold,
+        "probabilities": by_label,
+    }
+
+
+def _by_label(classes: Sequence[str], probabilities: Floats) -> dict[str, float]:
+    return dict(zip(classes, probabilities.tolist(), strict=True))

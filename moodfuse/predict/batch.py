@@ -18,19 +18,17 @@ from moodfuse.extract.dataset.scan import (
 )
 from moodfuse.extract.decoding import MediaError
 from moodfuse.extract.progress import FailureCounter, counted
+from moodfuse.model.answers import list_columns, list_windows
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, make_refusal
+from moodfuse.model.predictions import Answer, LabelRequest, Refusal, Timeline, make_refusal
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
-    Row,
     format_csv,
-    format_csv_row,
+    format_csv_rows,
     format_json,
     format_table,
     is_window,
-    list_columns,
-    make_row,
     open_output,
 )
 
@@ -71,11 +69,10 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
         bar.describe("Labelling")
         bar.advance(done)
         label = _label_timelines if settings.timeline else _label_files
-        for row in label(model, left, settings, bar):
+        for answer in label(model, left, settings, bar):
             with writing():
-                output.write(row)
-            if "error" in row:
-                reasons.append(row["error"])
+                output.write(answer)
+            reasons += [row["error"]["code"] for row in list_windows(answer) if "error" in row]
     output.close()
     if reasons:
         unit = "window" if settings.timeline else "file"
@@ -103,63 +100,52 @@ def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings)
 def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest], stream: TextIO) -> Output:
     columns = list_columns(model.classes, [source.source for source in model.fusion.sources])
     if settings.output is not None:
-        digest = model.card.digest[:16]
-        return open_output(settings, model=digest, columns=columns, requested=frozenset(requests))
+        return open_output(settings, model=model.id.digest, columns=columns, requested=frozenset(requests))
     if settings.format == "jsonl":
         return Output(stream, format_json)
     if settings.format == "csv":
         escape = printable_lines if stream.isatty() else str
         stream.write(escape(format_csv(columns)))
-        return Output(stream, lambda row: escape(format_csv_row(row, columns)))
+        return Output(stream, lambda answer: escape(format_csv_rows(answer, columns)))
     line_width, shared = None if settings.wide else terminal_width(stream), 0
     if line_width is not None and len(requests) > 1:  # names without the folder that all files are in
         files = [request.file for request in requests]
         shared = os.path.commonprefix(files).rfind("/") + 1  # noqa: RUF071 - cut at the last slash
     width = min(60, max(len(request.file) for request in requests) - shared)
 
-    def to_text(row: Row) -> str:
-        named = row | {"file": row["file"][shared:]}
-        return format_table(named, width=width, why=settings.why, line_width=line_width)
+    def to_text(answer: Answer) -> str:
+        return format_table(answer, width=width, why=settings.why, line_width=line_width, skipped=shared)
 
     return Output(stream, to_text)
 
 
 def _label_files(
     model: Model, requests: list[LabelRequest], settings: PredictSettings, bar: ProgressBar
-) -> Iterator[Row]:
+) -> Iterator[Answer]:
     tally, jobs = FailureCounter(settings.rules), max(1, min(settings.jobs, len(requests)))
     for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
-        yield make_row(result, request, model=model.card.digest[:16], threshold=settings.threshold)
+        yield result.to_dict(threshold=settings.threshold)
         bar.advance()
         tally.count(request.file, result.code if isinstance(result, Refusal) else "")
 
 
 def _label_timelines(
     model: Model, requests: list[LabelRequest], settings: PredictSettings, bar: ProgressBar
-) -> Iterator[Row]:
-    """Yield a row per window, or one row for a file that cannot be opened."""
-    tally, digest, threshold = FailureCounter(settings.rules), model.card.digest[:16], settings.threshold
+) -> Iterator[Answer]:
+    """Yield the time line of each file, or the refusal of one that cannot be opened."""
+    tally = FailureCounter(settings.rules)
     for request in requests:
         try:
             timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)
         except MediaError as error:
-            yield make_row(make_refusal(request.file, error), request, model=digest, threshold=threshold)
+            yield make_refusal(request, error, model.id).to_dict()
             bar.advance()
             tally.count(request.file, error.code)
             continue
         _draw(model, timeline, settings)
-        refused: dict[int, Refusal] = dict(timeline.refusals)
-        windows = zip(
-            timeline.starts_s.tolist(), timeline.ends_s.tolist(), timeline.probabilities, strict=True
-        )
-        for number, (start_s, end_s, row) in enumerate(windows):
-            result: Prediction | Refusal = refused.get(number) or Prediction(
-                request.file, timeline.classes, row, start_s, end_s, timeline.missing
-            )
-            window = LabelRequest(request.file, start_s, end_s)
-            fields = make_row(result, window, model=digest, threshold=threshold)
-            yield fields | {"windows": len(timeline.starts_s)}
+        yield timeline.to_dict(threshold=settings.threshold)
         bar.advance()
+        refused = dict(timeline.refusals)
         all_refused = 0 < len(refused) == len(timeline.starts_s)
         tally.count(request.file, refused[0].code if all_refused else "")
 

@@ -1,19 +1,12 @@
-"""The Starlette application of a service.
+"""The Starlette application of a service; `openapi.json` describes its addresses."""
 
-POST /predict       a file: its label and probabilities, those by source, and a time line with timeline=true
-GET  /              the page
-GET  /schema.json   JSON Schema of every answer
-GET  /health        that the service runs, and its model
-"""
-
-import json
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from starlette.applications import Starlette
@@ -21,13 +14,16 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.evaluate.markup import report_style, script_data, script_digest
 from moodfuse.extract.decoding import MediaError
+from moodfuse.model.answers import read_answer_schema
+from moodfuse.model.predictions import SCHEMA, Answer, LabelRequest, Prediction, Refusal, make_refusal
+from moodfuse.serve.api_pages import make_openapi, render_api_page
 from moodfuse.serve.jobs import Job, JobQueue
 from moodfuse.serve.messages import (
     DEFAULT_HOP_S,
@@ -36,11 +32,10 @@ from moodfuse.serve.messages import (
     Limits,
     Query,
     RequestError,
-    prediction_json,
     read_query,
-    timeline_json,
 )
-from moodfuse.serve.uploads import check_upload, save_upload
+from moodfuse.serve.monitoring import METRICS_TYPE, Metrics, MonitoringMiddleware
+from moodfuse.serve.uploads import Upload, check_upload, save_uploads
 
 if TYPE_CHECKING:
     from moodfuse.model.model import Model
@@ -54,7 +49,9 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-ROUTES = "POST /predict, GET /, GET /health and GET /schema.json"
+ROUTES = "POST /predict, GET / for the page, and GET /api for the other addresses"
+TOO_LONG = "timeline_too_long"
+"""Code of a refusal because a time line exceeds the limits of the service."""
 
 
 def make_app(
@@ -63,16 +60,19 @@ def make_app(
     limits: Limits,
     hosts: Collection[str] | None = LOOPBACK_NAMES,
     temporary: Path | None = None,
+    access_log: bool = True,
+    show_metrics: bool = False,
 ) -> Starlette:
     """Make the application.
 
     Several threads use the model at once. `hosts` are the names allowed in the `Host` header, without port;
-    `None` allows any. The private folder for uploads is made in `temporary`. Its `state.jobs` is the
-    `JobQueue`.
+    `None` allows any. The private folder for uploads is made in `temporary`. `access_log` logs each
+    request, `show_metrics` serves /metrics. Its `state.jobs` is the `JobQueue`.
     """
-    jobs = JobQueue(limits, parent=temporary)
+    jobs, metrics = JobQueue(limits, parent=temporary), Metrics()
     page = render_page(model.name, model.classes, limits=limits)
-    schema = json.loads((files("moodfuse.serve") / "schema.json").read_text("utf-8"))
+    schema, openapi = read_answer_schema(), make_openapi(show_metrics=show_metrics)
+    api_page = render_api_page(openapi)
 
     @asynccontextmanager
     async def run_jobs(app: Starlette) -> AsyncIterator[None]:
@@ -82,29 +82,58 @@ def make_app(
     async def get_page(request: Request) -> Response:
         return page
 
+    async def get_api_page(request: Request) -> Response:
+        return api_page
+
     async def get_schema(request: Request) -> Response:
         return JSONResponse(schema)
 
-    async def get_health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": model.name, "classes": list(model.classes)})
+    async def get_openapi(request: Request) -> Response:
+        return JSONResponse(openapi)
 
-    async def predict(request: Request) -> Response:
+    async def get_health(request: Request) -> Response:
+        named = {"name": model.id.name, "digest": model.id.digest}
+        return JSONResponse({"status": "ok", "model": named, "classes": list(model.classes)})
+
+    async def get_metrics(request: Request) -> Response:
+        return PlainTextResponse(metrics.format(queue_length=len(jobs)), media_type=METRICS_TYPE)
+
+    async def label_uploads(request: Request, most: int) -> list[Answer]:
         query = read_query(request.query_params.multi_items())
         check_upload(request.headers, limits=limits)
         with jobs.admit() as job:
-            name = await save_upload(request, job.path, limits=limits)
-            call = partial(_label, model, job, name, query, limits)
-            answer = await jobs.work(job, call, receive=request.receive)
-        return JSONResponse(answer)
+            uploads = await save_uploads(request, job.new_path, limits=limits, most=most)
+            call = partial(_label_uploads, model, job, uploads, query, limits)
+            answers: list[Answer] = await jobs.work(job, call, receive=request.receive, files=len(uploads))
+        metrics.count_files(answers)
+        return answers
 
+    async def predict(request: Request) -> Response:
+        (answer,) = await label_uploads(request, most=1)
+        return JSONResponse(answer, 422 if "error" in answer else 200)
+
+    async def predict_batch(request: Request) -> Response:
+        answers = await label_uploads(request, most=limits.batch_files)
+        return JSONResponse({"schema": SCHEMA, "answers": answers})
+
+    routes = [
+        Route("/", get_page, methods=["GET"]),
+        Route("/predict", predict, methods=["POST"]),
+        Route("/predict/batch", predict_batch, methods=["POST"]),
+        Route("/health", get_health, methods=["GET"]),
+        Route("/api", get_api_page, methods=["GET"]),
+        Route("/openapi.json", get_openapi, methods=["GET"]),
+        Route("/schema.json", get_schema, methods=["GET"]),
+    ]
+    if show_metrics:
+        routes.append(Route("/metrics", get_metrics, methods=["GET"]))
+    addresses = frozenset(route.path for route in routes)
     app = Starlette(
-        routes=[
-            Route("/", get_page, methods=["GET"]),
-            Route("/predict", predict, methods=["POST"]),
-            Route("/health", get_health, methods=["GET"]),
-            Route("/schema.json", get_schema, methods=["GET"]),
+        routes=routes,
+        middleware=[
+            Middleware(MonitoringMiddleware, metrics=metrics, addresses=addresses, is_logged=access_log),
+            Middleware(SecurityMiddleware, hosts=hosts),
         ],
-        middleware=[Middleware(SecurityMiddleware, hosts=hosts)],
         exception_handlers={
             RequestError: _answer_request_error,
             HTTPException: _answer_http_error,
@@ -118,36 +147,46 @@ def make_app(
     return app
 
 
-def _label(model: "Model", job: Job, name: str, query: Query, limits: Limits) -> dict[str, Any]:
-    """The answer for an upload; runs in a thread, and makes no time line if the client has left."""
-    try:
-        prediction = model.label_file(job.path)
-        answer = prediction_json(prediction, threshold=query.threshold)
-        if query.timeline and not job.abandoned:
-            _check_timeline(prediction.duration_s, query.hop_s, limits=limits)
-            timeline = model.timeline(job.path, hop_s=query.hop_s)
-            answer["timeline"] = timeline_json(timeline, hop_s=query.hop_s)
-    except MediaError as error:
-        raise RequestError(error.code, error.sentence.replace(str(job.path), name)) from error
-    for refusal in answer.get("timeline", {}).get("refusals", ()):
-        refusal["detail"] = refusal["detail"].replace(str(job.path), name)
-    return {"file": name, "model": model.name, **answer}
+def _label_uploads(
+    model: "Model", job: Job, uploads: Sequence[Upload], query: Query, limits: Limits
+) -> list[Answer]:
+    """Return the answer for each upload; runs in a thread, and stops if the client has left."""
+    return [_label(model, job, upload, query, limits) for upload in uploads if not job.abandoned]
 
 
-def _check_timeline(duration_s: float, hop_s: float, *, limits: Limits) -> None:
-    if duration_s > limits.timeline_s:
-        raise RequestError(
-            "timeline_too_long",
-            f"the video lasts {duration_s:.0f} s, a time line is limited to {limits.timeline_s:g} s; "
-            "remove timeline=true, or cut the video",
-        )
+def _label(model: "Model", job: Job, upload: Upload, query: Query, limits: Limits) -> Answer:
+    request = LabelRequest(str(upload.path))
+    (result,) = model.label([request])
+    answer = result.to_dict(threshold=query.threshold)
+    if isinstance(result, Prediction) and query.timeline and not job.abandoned:
+        if too_long := _describe_excess(result.duration_s, query.hop_s, limits=limits):
+            answer = Refusal(upload.name, TOO_LONG, too_long, model=model.id).to_dict()
+        else:
+            try:
+                timeline = model.timeline(upload.path, hop_s=query.hop_s)
+                answer |= timeline.to_dict(threshold=query.threshold)
+            except MediaError as error:
+                answer = make_refusal(request, error, model.id).to_dict()
+    for row in (answer, *answer.get("timeline", {}).get("windows", ())):
+        if "error" in row:
+            row["error"]["detail"] = row["error"]["detail"].replace(request.file, upload.name)
+    return answer | {"file": upload.name}
+
+
+def _describe_excess(duration_s: float, hop_s: float, *, limits: Limits) -> str:
+    """Return which limit a time line exceeds, and what to do; empty if it exceeds none."""
     windows = 1 + int(max(0.0, duration_s - WINDOW_S) / hop_s)
-    if windows > limits.timeline_windows:
-        raise RequestError(
-            "timeline_too_long",
-            f"a hop of {hop_s:g} s makes {windows} windows of this video, a time line is limited to "
-            f"{limits.timeline_windows}; use a longer hop",
+    if duration_s > limits.timeline_s:
+        return (
+            f"the video lasts {duration_s:.0f} s, a time line is limited to {limits.timeline_s:g} s; "
+            "remove timeline=true, or cut the video"
         )
+    if windows > limits.timeline_windows:
+        return (
+            f"a hop of {hop_s:g} s makes {windows} windows of this video, a time line is limited to "
+            f"{limits.timeline_windows}; use a longer hop"
+        )
+    return ""
 
 
 async def _answer_request_error(request: Request, error: Exception) -> Response:

@@ -52,7 +52,7 @@ SHUTDOWN_S = 5
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Seconds from the end of an upload to the answer.",
+    help="Seconds for each file from the end of an upload to the answer.",
 )
 @click.option(
     "--at-once", type=click.IntRange(1), default=2, show_default=True, help="Files to label at once."
@@ -71,6 +71,10 @@ SHUTDOWN_S = 5
     show_default=True,
     help="Further requests that may upload or wait.",
 )
+@click.option(
+    "--access-log/--no-access-log", default=True, show_default=True, help="Log a line for each request."
+)
+@click.option("--metrics", is_flag=True, help="Serve counts and times at /metrics, for Prometheus.")
 @device_option
 @limit_options
 def serve_command(
@@ -82,6 +86,8 @@ def serve_command(
     at_once: int,
     allowed: tuple[str, ...],
     waiting: int,
+    access_log: bool,
+    metrics: bool,
     device: str | None,
     **decoding: Any,
 ) -> None:
@@ -110,7 +116,8 @@ def serve_command(
     with _listen(host, port) as listener:
         with ProgressBar("Loading the model", transient=True):
             model = Model.load(folder, device=device, limits=decoding_limits(decoding))
-        app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
+        hosts = LOOPBACK_NAMES | names if local or allowed else None
+        app = make_app(model, limits=limits, hosts=hosts, access_log=access_log, show_metrics=metrics)
         if not local:
             report(
                 f"WARNING {host} can be reached from other machines, and there is no login: anyone who "
@@ -123,8 +130,10 @@ def serve_command(
 
 
 def make_server(app: "Starlette") -> "uvicorn.Server":
-    """Make the uvicorn server of an application of `make_app`, with an access log on `uvicorn.access`."""
+    """Make the uvicorn server of an application of `make_app`."""
     import uvicorn
+
+    from moodfuse.serve.monitoring import ACCESS_LOG
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -138,7 +147,7 @@ def make_server(app: "Starlette") -> "uvicorn.Server":
                 os._exit(130)
             super().handle_exit(sig, frame)
 
-    logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    logging.getLogger(ACCESS_LOG).setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed forms are answered, not logged
     config = uvicorn.Config(
         app,
@@ -146,6 +155,7 @@ def make_server(app: "Starlette") -> "uvicorn.Server":
         ws="none",
         lifespan="on",
         log_config=None,
+        access_log=False,  # MonitoringMiddleware has the duration, and no query
         proxy_headers=False,
         server_header=False,
         limit_concurrency=MAX_CONNECTIONS,

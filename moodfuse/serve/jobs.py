@@ -25,13 +25,24 @@ RETRY_AFTER_S = 5
 
 
 class Job:
-    """One request: the path of its upload, and whether its client still waits."""
+    """One request: the paths of its uploads, and whether its client still waits."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: list[Path] = []
         self.scope = anyio.CancelScope()
         self.submitted = False
         self.abandoned = False
+
+    def new_path(self) -> Path:
+        """Return a path for an upload, which is removed with the job."""
+        self._paths.append(self._folder / secrets.token_hex(16))
+        return self._paths[-1]
+
+    def remove_uploads(self) -> None:
+        """Remove the uploads that there are."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
 
 
 class JobQueue:
@@ -81,7 +92,7 @@ class JobQueue:
                 f"the queue is full ({len(self)} requests); try again in {RETRY_AFTER_S} s",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
-        job = Job(self.folder / secrets.token_hex(16))
+        job = Job(self.folder)
         self._jobs.add(job)
         try:
             with job.scope:
@@ -93,20 +104,20 @@ class JobQueue:
         if job.scope.cancelled_caught:
             raise stopping
 
-    async def work(self, job: Job, call: Callable[[], Any], *, receive: Receive) -> Any:
+    async def work(self, job: Job, call: Callable[[], Any], *, receive: Receive, files: int = 1) -> Any:
         """Run a call in a thread as soon as a slot is free, and return its result or raise its error.
 
-        Raises `RequestError` if the time runs out, `ClientDisconnect` if the client leaves.
+        It has `Limits.request_s` for each of its files. Raises `RequestError` if the time runs out,
+        `ClientDisconnect` if the client leaves.
         """
         job.submitted = True
+        timeout_s = files * self.limits.request_s
         thread = self._threads.submit(call)
         thread.add_done_callback(lambda _: self._remove(job))
         result = asyncio.wrap_future(thread)
         disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
-            await asyncio.wait(
-                {result, disconnected}, timeout=self.limits.request_s, return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait({result, disconnected}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if result.done():
                 return result.result()
             if disconnected.done():
@@ -117,12 +128,12 @@ class JobQueue:
             disconnected.cancel()
         raise RequestError(
             "out_of_time",
-            f"no answer within {self.limits.request_s:g} s; try again later, without a time line, or with a "
+            f"no answer within {timeout_s:g} s; try again later, without a time line, or with a "
             "shorter video",
         )
 
     def _remove(self, job: Job) -> None:
-        job.path.unlink(missing_ok=True)
+        job.remove_uploads()
         self._jobs.discard(job)
 
 

@@ -1,15 +1,13 @@
-"""Limits and query parameters of requests, errors, and the JSON of answers, which `schema.json` describes."""
+"""Limits and query parameters of requests, and errors."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from starlette.responses import JSONResponse
 
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.model.predictions import DEFAULT_THRESHOLD, Floats, Prediction, Timeline
+from moodfuse.model.predictions import DEFAULT_THRESHOLD, SCHEMA
 
 MIB = 2**20
 DEFAULT_HOP_S = 5.0
@@ -27,19 +25,18 @@ STATUSES: dict[str, int] = {
     "upload_too_large": 413,
     "media_type": 415,
     "wrong_host": 421,
-    "timeline_too_long": 422,
     "busy": 429,
     "failed": 500,
     "stopping": 503,
     "out_of_time": 504,
 }
-"""HTTP status of each error code. A file that cannot be read has 422 and the code of its `MediaError`."""
+"""HTTP status of each error code. A file that cannot be labelled has 422 and the code of its refusal."""
 
 
 class RequestError(MoodfuseError):
     """A request is refused.
 
-    `code` is a key of `STATUSES` or the code of a `MediaError`, `detail` a sentence without a server path.
+    `code` is a key of `STATUSES`, `detail` a sentence without a server path.
     """
 
     def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
@@ -49,8 +46,8 @@ class RequestError(MoodfuseError):
     @property
     def response(self) -> JSONResponse:
         """The answer to the client."""
-        content = {"error": {"code": self.code, "detail": self.detail}}
-        return JSONResponse(content, STATUSES.get(self.code, 422), headers=self.headers)
+        content = {"schema": SCHEMA, "error": {"code": self.code, "detail": self.detail}}
+        return JSONResponse(content, STATUSES[self.code], headers=self.headers)
 
 
 @dataclass(frozen=True)
@@ -59,16 +56,17 @@ class Limits:
 
     upload_bytes: int = 512 * MIB
     upload_s: float = 120.0  # for an upload to arrive
-    request_s: float = 120.0  # from the end of the upload to the answer
+    request_s: float = 120.0  # from the end of the upload to the answer, for each file
     at_once: int = 2  # files that are labelled at once
     waiting: int = 8  # further requests that may upload or wait
+    batch_files: int = 32  # of one request
     timeline_s: float = 600.0  # longest video of a time line
     timeline_windows: int = 120
 
 
 @dataclass(frozen=True)
 class Query:
-    """Query parameters of POST /predict."""
+    """Query parameters of POST /predict and POST /predict/batch."""
 
     timeline: bool = False
     hop_s: float = DEFAULT_HOP_S
@@ -109,47 +107,3 @@ def _read_number(name: str, given: str | float, minimum: float, maximum: float) 
             "bad_query", f"{name} is {str(given)[:40]!r}, expected a number from {minimum:g} to {maximum:g}"
         )
     return value
-
-
-def prediction_json(prediction: Prediction, *, threshold: float) -> dict[str, Any]:
-    """Return a prediction as JSON, without the name of its file."""
-
-    def by_label(values: Floats) -> dict[str, float]:
-        return dict(zip(prediction.classes, values.tolist(), strict=True))
-
-    return {
-        "label": prediction.label,
-        "confidence": prediction.confidence,
-        "uncertain": prediction.is_uncertain(threshold),
-        "probabilities": by_label(prediction.probabilities),
-        "missing": prediction.missing,
-        "window": {"start_s": float(prediction.start_s), "end_s": float(prediction.end_s)},
-        "sources": {
-            source.source: {
-                "own": None if source.own is None else by_label(source.own),
-                "without": by_label(source.without),
-            }
-            for source in prediction.sources
-        },
-    }
-
-
-def timeline_json(timeline: Timeline, *, hop_s: float) -> dict[str, Any]:
-    """Return a time line as JSON; windows that could not be read have `null` in place of numbers."""
-    columns = np.asarray(timeline.probabilities, dtype=np.float64).T
-    return {
-        "hop_s": hop_s,
-        "duration_s": float(timeline.duration_s),
-        "missing": timeline.missing,
-        "starts_s": [float(value) for value in timeline.starts_s],
-        "ends_s": [float(value) for value in timeline.ends_s],
-        "labels": [label or None for label in timeline.labels],
-        "probabilities": {
-            label: [None if math.isnan(value) else float(value) for value in column]
-            for label, column in zip(timeline.classes, columns, strict=True)
-        },
-        "refusals": [
-            {"window": int(window), "code": refusal.code, "detail": refusal.detail}
-            for window, refusal in timeline.refusals
-        ],
-    }

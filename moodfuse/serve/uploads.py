@@ -1,7 +1,9 @@
-"""Uploads: checks of their headers, and saving them to a file without holding them in memory."""
+"""Uploads: checks of their headers, and saving them to files without holding them in memory."""
 
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -27,6 +29,14 @@ MEDIA_TYPES = tuple(
 """Allowed types besides video/* and audio/*."""
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A file of a client: its name, cleaned, and where its bytes are."""
+
+    name: str
+    path: Path
+
+
 def check_upload(headers: Headers, *, limits: Limits) -> None:
     """Check the headers of an upload, before it is admitted: its type, and its length."""
     media_type = _media_type(headers.get("content-type", ""))
@@ -41,10 +51,12 @@ def check_upload(headers: Headers, *, limits: Limits) -> None:
         raise _too_large(limits)
 
 
-async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
-    """Write the file in the body of a request to a new file, and return the client's name of it, cleaned.
+async def save_uploads(
+    request: Request, new_path: Callable[[], Path], *, limits: Limits, most: int = 1
+) -> list[Upload]:
+    """Write the file in the body of a request, or up to `most` files of a form, to new files.
 
-    Raises `RequestError` if it is too large, too slow, empty or malformed. The caller removes the file.
+    Raises `RequestError` if they are too large, too slow, empty or malformed. The caller removes the files.
     """
     received = 0
 
@@ -60,7 +72,11 @@ async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
     try:
         with anyio.fail_after(limits.upload_s):
             limited = Request(request.scope, receive)
-            name = await (_save_form if is_form else _save_body)(limited, path)
+            uploads = (
+                await _save_form(limited, new_path, most)
+                if is_form
+                else [await _save_body(limited, new_path())]
+            )
     except TimeoutError as error:
         raise RequestError(
             "slow_upload",
@@ -68,33 +84,36 @@ async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
             "connection",
             headers={"connection": "close"},
         ) from error
-    size = path.stat().st_size
-    if size > limits.upload_bytes:
+    sizes = [upload.path.stat().st_size for upload in uploads]
+    if sum(sizes) > limits.upload_bytes:
         raise _too_large(limits)
-    if not size:
-        raise RequestError("empty_upload", "the upload is empty; send a video")
-    return name
+    if not all(sizes):
+        raise RequestError("empty_upload", "a file of the upload is empty; send a video")
+    return uploads
 
 
-async def _save_body(request: Request, path: Path) -> str:
+async def _save_body(request: Request, path: Path) -> Upload:
     async with await anyio.open_file(path, "xb") as file:
         async for chunk in request.stream():
             await file.write(chunk)
-    return UNNAMED
+    return Upload(UNNAMED, path)
 
 
-async def _save_form(request: Request, path: Path) -> str:
+async def _save_form(request: Request, new_path: Callable[[], Path], most: int) -> list[Upload]:
     try:
-        async with request.form(max_files=1, max_fields=0) as form:
-            upload = form.get("file")
-            if not isinstance(upload, UploadFile):
-                raise _malformed_form("it has no file in a field 'file'")
-            if upload.content_type:
-                _check_media_type(_media_type(upload.content_type))
-            await to_thread.run_sync(_copy, upload, path)
-            return clean_name(upload.filename or "")
+        async with request.form(max_files=most, max_fields=0) as form:
+            sent = [(field, file) for field, file in form.multi_items() if isinstance(file, UploadFile)]
+            if not sent or any(field != "file" for field, _ in sent):
+                raise _malformed_form("it has no file in a field 'file', or other fields", most)
+            for _, file in sent:
+                if file.content_type:
+                    _check_media_type(_media_type(file.content_type))
+            uploads = [(file, Upload(clean_name(file.filename or ""), new_path())) for _, file in sent]
+            for file, upload in uploads:
+                await to_thread.run_sync(_copy, file, upload.path)
+            return [upload for _, upload in uploads]
     except (HTTPException, FormParserError) as error:  # Starlette 1.0 passes the parser's own error on
-        raise _malformed_form(getattr(error, "detail", str(error))) from error
+        raise _malformed_form(getattr(error, "detail", str(error)), most) from error
 
 
 def _copy(upload: UploadFile, path: Path) -> None:
@@ -122,10 +141,10 @@ def _too_large(limits: Limits) -> RequestError:
     )
 
 
-def _malformed_form(cause: str) -> RequestError:
-    return RequestError(
-        "malformed", f"the form cannot be read ({cause}); expected one field 'file' that holds a file"
-    )
+def _malformed_form(cause: str, most: int) -> RequestError:
+    fields = "one field" if most == 1 else f"1 to {most} fields"
+    detail = f"the form cannot be read ({cause}); expected {fields} 'file' with a file"
+    return RequestError("malformed", detail)
 
 
 def clean_name(name: str) -> str:

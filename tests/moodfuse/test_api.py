@@ -9,7 +9,17 @@ import moodfuse
 
 def test_names_are_imported_when_they_are_used() -> None:
     """Each name of `__all__` exists and is declared to type checkers; an unknown one is an AttributeError."""
-    assert set(moodfuse.__all__) >= {"FeatureCache", "Model", "Prediction", "Refusal", "compare", "score"}
+    assert set(moodfuse.__all__) >= {
+        "FeatureCache",
+        "LabelRequest",
+        "Model",
+        "Prediction",
+        "Refusal",
+        "Timeline",
+        "compare",
+        "score",
+        "to_dataframe",
+    }
     folder = Path(moodfuse.__file__).parent
     declarations = (folder / "__init__.py").read_text(encoding="utf-8").partition("__all__")[0]
     for name in moodfuse.__all__:

@@ -90,22 +90,22 @@ def test_no_line_of_any_command_is_longer_than_80_columns(
 def test_rows_of_predict_fit_80_columns() -> None:
     """Names of files are cut in the middle, other labels are left out, and what is left is wrapped."""
     probabilities = {LABELS[0]: 0.8, LABELS[1]: 0.2}
-    contribution = {"own": probabilities, "without": probabilities, "adds": 0.0}
+    contribution = {"own": probabilities, "without": probabilities, "contribution": 0.0}
     row = {
         "file": "a-folder-with-a-long-name/a-clip-with-a-long-name-and-a-number-01.mp4",
+        "requested": {"start_s": 0.0, "end_s": None},
+        "window": {"start_s": 0.0, "end_s": 30.0},
         "label": LABELS[0],
         "confidence": 0.8,
         "uncertain": True,
-        "missing": "sound",
+        "missing": "audio",
+        "partial": None,
         "probabilities": probabilities,
         "sources": dict.fromkeys(SOURCES, contribution),
     }
-    refusal = {
-        "file": row["file"],
-        "error": "truncated",
-        "detail": "only 3.2 s of 30.0 s could be decoded " * 3,
-    }
-    for shown in (row, row | {"start_s": 65.5, "end_s": 95.5}, refusal):
+    reason = {"code": "truncated", "detail": "only 3.2 s of 30.0 s could be decoded " * 3}
+    refusal = {"file": row["file"], "requested": row["requested"], "error": reason}
+    for shown in (row, row | {"requested": {"start_s": 65.5, "end_s": 95.5}}, refusal):
         text = format_table(shown, width=60, why=True, line_width=80)
         assert max(map(len, text.splitlines())) <= 80
         assert text.startswith("a-folder-with-a-long…") and "-01.mp4" in text.splitlines()[0]

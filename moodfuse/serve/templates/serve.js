@@ -174,7 +174,7 @@
         const [label, share] = best(says.own);
         item.append(make("span", `Alone it says ${label}, ${percent(share)}. `));
       } else {
-        item.append(make("span", `The file has no ${answer.missing || "sound or picture"} for it. `));
+        item.append(make("span", `The file has no ${answer.missing || "audio or video"} for it. `));
       }
       if (!alone) item.append(effect(answer, says.without));
       return item;
@@ -190,10 +190,22 @@
     return make("span", `Without it still ${label}, at ${percent(share)}: it ${change > 0 ? "adds" : "takes away"} ${Math.abs(change)} points.`);
   };
 
-  const tellTime = (line) => {
-    show("over-time", Boolean(line && line.starts_s.length));
+  // The windows of a time line as columns, null where one could not be read.
+  const asColumns = ({ hop_s, duration_s, windows }) => ({
+    hop_s,
+    duration_s,
+    starts_s: windows.map((row) => row.window.start_s),
+    ends_s: windows.map((row) => row.window.end_s),
+    labels: windows.map((row) => row.label ?? null),
+    probabilities: Object.fromEntries(data.classes.map((label) => [label, windows.map((row) => row.probabilities?.[label] ?? null)])),
+    errors: windows.map((row) => row.error).filter(Boolean),
+  });
+
+  const tellTime = (timeline) => {
+    const line = timeline && timeline.windows.length ? asColumns(timeline) : null;
+    show("over-time", Boolean(line));
     curves = null;
-    if (!line || !line.starts_s.length) return;
+    if (!line) return;
     curves = new Curves(at("curves"), line, data.classes);
     at("legend").replaceChildren(...data.classes.map((label, number) => {
       const item = make("li");
@@ -201,7 +213,7 @@
       return item;
     }));
     const wide = line.ends_s[0] - line.starts_s[0];
-    const unread = line.refusals.length ? ` ${line.refusals.length} of ${line.starts_s.length} windows could not be read and are grey: ${line.refusals[0].detail}.` : "";
+    const unread = line.errors.length ? ` ${line.errors.length} of ${line.starts_s.length} windows could not be read and are grey: ${line.errors[0].detail}.` : "";
     at("over-time-caption").textContent = `Each point answers for the ${Math.round(wide)} s around it. The bar on top is the most probable label. Click, or use the arrow keys, to go to a time.${unread}`;
     move(video.currentTime || 0);
   };

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.digests import digest
+from moodfuse.cache.errors import InputError
 from moodfuse.cache.runs import Run
 from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.export import find_result
@@ -105,8 +107,32 @@ def test_a_file_without_a_modality_is_refused_or_imputed(
         model.timeline(silent)
     model = Model.load(models(QUICK, impute=True))
     imputed = model.label_file(silent)
-    assert imputed.missing == "sound" and [source.own for source in imputed.sources] == [None, None]
+    assert imputed.missing == "audio" and [source.own for source in imputed.sources] == [None, None]
     assert np.array_equal(imputed.probabilities, model.fusion.probabilities([None, None]))
+
+
+def test_refused_files_have_no_label_on_request(trained: Any, models: Models, tmp_path: Path, caplog) -> None:
+    """Under on_error="return" they are None and NaN, with a warning each; otherwise the first one raises."""
+    model, bad = Model.load(models(QUICK)), tmp_path / "bad.mp4"
+    bad.write_text("not a video")
+    files = [trained.held[0], bad]
+    with pytest.raises(MediaError, match=r"bad\.mp4"):
+        model.predict(files)
+    labels = model.predict(files, on_error="return")
+    assert labels.tolist() == [*model.predict(files[:1]), None] and f"{bad}: " in caplog.text
+    assert np.isnan(model.predict_proba(files, on_error="return")).all(axis=1).tolist() == [False, True]
+    assert model.predict([], on_error="return").shape == (0,)
+    with pytest.raises(InputError, match="expected 'raise' or 'return'"):
+        model.predict(files, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_a_model_shows_itself(models: Models) -> None:
+    """In a notebook as a table, with names escaped; elsewhere in one line."""
+    model = Model.load(models(QUICK))
+    html = model._repr_html_()
+    assert model.id.digest in html and "excited, sad" in html and "cross-validated accuracy" in html
+    model.card = replace(model.card, name="<b>")
+    assert "<b>" not in model._repr_html_() and "\n" not in repr(model) and "twodmcnn@brief" in repr(model)
 
 
 # Another machine than the one it was fine-tuned on

@@ -16,7 +16,7 @@ import pytest
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.media.limits import Limits, ReadingRules
 from moodfuse.extract.progress import TooManyRefusedError
-from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline
+from moodfuse.model.predictions import LabelRequest, ModelId, Prediction, Refusal, Timeline
 from moodfuse.predict import PredictSettings, batch
 from moodfuse.predict.batch import REFUSED, expand, label_all
 
@@ -44,7 +44,7 @@ def test_all_formats_agree_and_an_output_takes_more_files(
     files = [trained.held[1], str(bad), trained.held[0]]
     assert predict("--model", model, "--output", tmp_path / "out.jsonl", *files) == 3
     rows = read_rows(tmp_path / "out.jsonl")
-    assert [row["file"] for row in rows] == files and "error" in rows[1]
+    assert [row["file"] for row in rows] == files
     names = [files[0], files[1].replace("\udcff", "\\udcff"), files[2]]
     lines = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)
     for form, journal in (("csv", lines[:1]), ("parquet", lines)):
@@ -53,7 +53,7 @@ def test_all_formats_agree_and_an_output_takes_more_files(
         assert predict("--model", model, "--output", output, *files) == 3
         assert f"{len(journal)} of 3 files are in" in capfd.readouterr().err
         cells = read_rows(output)
-        assert [row["file"] for row in cells] == names and cells[1]["error"] == rows[1]["error"]
+        assert [row["file"] for row in cells] == names and cells[1]["error"] == rows[1]["error"]["code"]
         for row, cell in zip(rows, cells, strict=True):
             for label, value in row.get("probabilities", {}).items():
                 assert float(cell[f"probability:{label}"]) == value
@@ -66,7 +66,8 @@ class FakeModel:
     """Predicts the same for every file, and every window, except for the files that it cannot read."""
 
     classes, name = ("calm", "sad"), "fake"
-    card = SimpleNamespace(digest="0" * 64, chosen=True, modalities={"sound", "picture"})
+    id = ModelId("fake", "0" * 16)
+    card = SimpleNamespace(chosen=True, modalities={"sound", "picture"})
     fusion = SimpleNamespace(sources=[SimpleNamespace(source="one")])
 
     def __init__(self) -> None:
@@ -84,9 +85,9 @@ class FakeModel:
         for request in requests:
             self.labelled.append(request.file)
             if request.file in self.bad:
-                yield Refusal(request.file, self.code, "the file ends too early")
+                yield Refusal(request.file, self.code, "the file ends too early", model=self.id)
             else:
-                yield Prediction(request.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0)
+                yield Prediction(request.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0, model=self.id)
 
     def timeline(self, file: str, *, hop_s: float, limits: Limits) -> Timeline:
         self.labelled.append(file)
@@ -94,7 +95,7 @@ class FakeModel:
         rows = np.tile([0.25, 0.75], (3, 1))
         numbers = self.lost if file in self.bad else ()
         lost = tuple((number, Refusal(file, "truncated", "it ends")) for number in numbers)
-        return Timeline(file, self.classes, starts_s, starts_s + 30, rows, lost, 40.0)
+        return Timeline(file, self.classes, starts_s, starts_s + 30, rows, lost, 40.0, model=self.id)
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def label(*files: str, echo: Callable[[str], object] = str, **options: Any) -> i
 
 
 def test_what_an_output_has_is_not_labelled_again(fake: FakeModel, tmp_path: Path) -> None:
-    """Refused files only with --retry, incomplete time lines always."""
+    """Refused files are tried again with --retry."""
     lines: list[str] = []
     options: dict[str, Any] = {"format": "csv", "output": tmp_path / "out.csv", "echo": lines.append}
     fake.bad = {"b", "c"}

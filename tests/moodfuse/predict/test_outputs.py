@@ -12,22 +12,27 @@ import pyarrow.parquet
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, SourceContribution
+from moodfuse.model.answers import list_columns
+from moodfuse.model.predictions import (
+    LabelRequest,
+    ModelId,
+    Prediction,
+    Refusal,
+    SourceContribution,
+    Timeline,
+)
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
-    flatten,
     format_csv,
-    format_csv_row,
+    format_csv_rows,
     format_json,
     format_table,
-    list_columns,
-    make_row,
     open_output,
 )
 
 FORMATS = ("jsonl", "csv", "parquet")
-MODEL = "0" * 16
+MODEL = ModelId("m", "0" * 16)
 CLASSES = ("calm", "sad")
 COLUMNS = list_columns(CLASSES, ("one", "two"))
 SOURCES = (
@@ -36,20 +41,30 @@ SOURCES = (
 )
 
 
-def predicted(file: str, start_s: float = 0.0) -> dict[str, Any]:
-    """A row with a prediction."""
-    prediction = Prediction(file, CLASSES, np.array([0.25, 0.75]), start_s, start_s + 30, "sound", SOURCES)
-    return make_row(prediction, LabelRequest(file, start_s), model=MODEL, threshold=0.5)
+def predicted(file: str, end_s: float | None = None) -> dict[str, Any]:
+    """The answer with a prediction."""
+    probabilities = np.array([0.25, 0.75])
+    return Prediction(
+        file, CLASSES, probabilities, 0.0, end_s or 30.0, "audio", SOURCES, requested_end_s=end_s, model=MODEL
+    ).to_dict()
 
 
 def refused(file: str) -> dict[str, Any]:
-    """A row of a file that cannot be labelled."""
-    return make_row(
-        Refusal(file, "truncated", f"{file} ends"), LabelRequest(file), model=MODEL, threshold=0.5
-    )
+    """The answer of a file that cannot be labelled."""
+    return Refusal(file, "truncated", f"{file} ends", model=MODEL).to_dict()
 
 
-def open_with(path: Path, *, model: str = MODEL, requested: tuple[str, ...] = (), **options: Any) -> Output:
+def timed(file: str, *, lost: bool = False) -> dict[str, Any]:
+    """The answer with a time line of two windows."""
+    refusals = ((1, Refusal(file, "truncated", "it ends")),) if lost else ()
+    starts_s = np.array([0.0, 65.5])
+    rows = np.array([[0.25, 0.75], [0.5, 0.5]])
+    return Timeline(file, CLASSES, starts_s, starts_s + 30, rows, refusals, 99.0, model=MODEL).to_dict()
+
+
+def open_with(
+    path: Path, *, model: str = MODEL.digest, requested: tuple[str, ...] = (), **options: Any
+) -> Output:
     settings = PredictSettings((), format=path.suffix[1:], output=path, **options)
     requests = frozenset(map(LabelRequest, requested))
     return open_output(settings, model=model, columns=COLUMNS, requested=requests)
@@ -71,22 +86,10 @@ def names_in(path: Path) -> list[str]:
     return list(pyarrow.parquet.read_table(path)["file"].to_pylist())
 
 
-def test_a_row_has_the_prediction_or_the_reason() -> None:
-    """Label, confidence and contributions, with the window if one was requested; or the error."""
-    row = predicted("a.mp4")
-    assert (row["label"], row["confidence"], row["uncertain"]) == ("sad", 0.75, False)
-    assert row["sources"]["one"]["adds"] == 0.5 and row["sources"]["two"]["own"] is None
-    assert "start_s" not in row and predicted("a.mp4", start_s=3.0)["start_s"] == 3.0
-    assert refused("b") == {"file": "b", "error": "truncated", "detail": "b ends", "model": MODEL}
-    flat = flatten(row)
-    assert set(flat) <= set(COLUMNS)
-    assert flat["probability:sad"] == 0.75 and flat["own:one"] == "calm" and flat["own:two"] is None
-
-
 def test_file_names_of_any_bytes() -> None:
     """CSV escapes bytes that are not UTF-8 and quotes line ends; JSON lines give the very bytes back."""
     name = os.fsdecode(b"caf\xe9\r\xff.mp4")
-    text = format_csv(COLUMNS) + format_csv_row(refused(name), COLUMNS)
+    text = format_csv(COLUMNS) + format_csv_rows(refused(name), COLUMNS)
     assert text.count("\n") == 2
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row["file"] == "caf\\udce9\r\\udcff.mp4"
@@ -100,9 +103,11 @@ def test_the_table_shows_uncertainty_and_contributions() -> None:
         "          one: by itself calm 0.50; without it calm 0.75, sad 0.25 (+0.50)\n"
         "          two: not in this file; without it sad 0.75, sad 0.75 (+0.00)\n"
     )
-    row = predicted("a.mp4", start_s=65.5) | {"end_s": 95.5}
-    window = format_table(row, width=6, why=False)
-    assert window == "a.mp4   1:05.5-1:35.5  sad 0.75  (calm 0.25)  without audio\n"
+    window = format_table(predicted("a.mp4", end_s=20.5), width=6, why=False)
+    assert window == "a.mp4   0:00-0:20.5  sad 0.75  (calm 0.25)  without audio\n"
+    assert format_table(timed("a.mp4", lost=True), width=6, why=False) == (
+        "a.mp4   0:00-0:30  sad 0.75  (calm 0.25)\na.mp4   1:05.5-1:35.5  REFUSED truncated: it ends\n"
+    )
     row = predicted("a\x1b[2J\r.mp4")
     row["sources"]["\x1b]0;x"] = row["sources"]["one"]
     text = format_table(row, width=9, why=True)
@@ -113,13 +118,13 @@ def test_the_table_shows_uncertainty_and_contributions() -> None:
 def test_a_stopped_run_continues(form: str, tmp_path: Path) -> None:
     """After the last complete row; files and windows are told apart, and refused files are known."""
     path = tmp_path / f"out.{form}"
-    write(path, predicted("a\nb"), predicted("a\nb", start_s=3.0))
+    write(path, predicted("a\nb"), predicted("a\nb", end_s=20.0))
     stopped = open_with(path)
     stopped.write(refused("b"))
-    stopped.stream.write('{"file": "c"')
+    stopped.stream.write('{"schema": 1, "file": "c"')
     stopped.stream.close()
     output = open_with(path)
-    assert output.done == {LabelRequest("a\nb"), LabelRequest("a\nb", 3.0), LabelRequest("b")}
+    assert output.done == {LabelRequest("a\nb"), LabelRequest("a\nb", 0.0, 20.0), LabelRequest("b")}
     assert output.refused == {LabelRequest("b")}
     output.write(predicted("c"))
     output.close()
@@ -137,6 +142,18 @@ def test_rows_of_other_settings_are_never_mixed(tmp_path: Path) -> None:
         open_with(path, threshold=0.8)
     assert path.read_bytes() == before
     assert open_with(path, threshold=0.75).done
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_an_output_of_an_earlier_version_is_left_as_it_is(form: str, tmp_path: Path) -> None:
+    """Its rows have no schema number; the error says to choose another output."""
+    path = tmp_path / f"out.{form}"
+    row = {"file": "a.mp4", "error": "truncated", "detail": "it ends", "model": MODEL.digest}
+    journal = path if form == "jsonl" else path.with_name("out.csv.journal")
+    journal.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="written by another version of moodfuse.*; choose another --output"):
+        open_with(path)
+    assert json.loads(journal.read_text()) == row
 
 
 @pytest.mark.parametrize("text", ["my notes\n", '{"important": "my only copy"}', '{"file": 3}\n'])
@@ -160,10 +177,18 @@ def test_refused_files_are_removed_to_try_them_again(form: str, tmp_path: Path) 
     assert names_in(path) == ["a", "not requested"]
 
 
-def test_an_incomplete_time_line_is_removed(tmp_path: Path) -> None:
-    """One that has all of its windows stays, and so do rows of whole files."""
+def test_time_lines_and_predictions_in_one_output(tmp_path: Path) -> None:
+    """Each is resumed on its own; a time line with refused windows can be tried again."""
     path = tmp_path / "out.jsonl"
-    windows = [predicted("a") | {"start_s": start_s, "windows": 2} for start_s in (0.0, 5.0)]
-    write(path, predicted("b"), *windows, {**windows[0], "file": "b"}, timeline=True)
-    output = open_with(path, requested=("a", "b"), timeline=True)
-    assert output.done == {LabelRequest("a")} and names_in(path) == ["b", "a", "a"]
+    write(path, predicted("a"), timed("a", lost=True), timed("b"))
+    assert open_with(path, timeline=True).refused == {LabelRequest("a")}
+    assert open_with(path).done == {LabelRequest("a")} and not open_with(path).refused
+    output = open_with(path, requested=("a", "b"), timeline=True, retry=True)
+    assert output.done == {LabelRequest("b")} and names_in(path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_time_line_is_a_row_per_window(form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{form}"
+    write(path, timed("a", lost=True), timeline=True)
+    assert names_in(path) == ["a", "a"]

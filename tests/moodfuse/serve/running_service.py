@@ -6,7 +6,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from moodfuse.extract.media.container import open_media
-from moodfuse.model.predictions import Prediction, Refusal, SourceContribution, Timeline
+from moodfuse.extract.media.container import MediaError, open_media
+from moodfuse.model.predictions import (
+    LabelRequest,
+    ModelId,
+    Prediction,
+    Refusal,
+    SourceContribution,
+    Timeline,
+    make_refusal,
+)
 
 SLOW_MARK = b"SLOW"
 SLOW = SLOW_MARK * 100
@@ -34,6 +42,7 @@ class StandIn:
     """
 
     name = "stand-in"
+    id = ModelId("stand-in", "0" * 16)
     classes = CLASSES
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
@@ -41,7 +50,17 @@ class StandIn:
         self.gate = threading.Event()
         self.opened: list[Path] = []
 
-    def label_file(self, path: Path, *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
+    def label(self, requests: Sequence[LabelRequest]) -> list[Prediction | Refusal]:
+        """The prediction or the refusal of each file."""
+        results: list[Prediction | Refusal] = []
+        for request in requests:
+            try:
+                results.append(self.label_file(Path(request.file)))
+            except MediaError as error:
+                results.append(make_refusal(request, error, self.id))
+        return results
+
+    def label_file(self, path: Path) -> Prediction:
         """Probabilities that fall from the first label on."""
         duration_s = self._open(path)
         shares = self._shares(0.0, 1)[0]
@@ -50,7 +69,14 @@ class StandIn:
             SourceContribution("c3d", shares, shares[::-1].copy()),
         )
         return Prediction(
-            str(path), CLASSES, shares, start_s, min(duration_s, 30.0), sources=sources, duration_s=duration_s
+            str(path),
+            CLASSES,
+            shares,
+            0.0,
+            min(duration_s, 30.0),
+            sources=sources,
+            duration_s=duration_s,
+            model=self.id,
         )
 
     def timeline(self, path: Path, *, hop_s: float) -> Timeline:
@@ -65,7 +91,9 @@ class StandIn:
                 (2, Refusal(str(path), "decode_failed", f"{path}: picture or sound cannot be decoded")),
             )
         ends_s = np.minimum(starts_s + 30.0, duration_s)
-        return Timeline(str(path), CLASSES, starts_s, ends_s, rows, refusals, duration_s)
+        return Timeline(
+            str(path), CLASSES, starts_s, ends_s, rows, refusals, duration_s, hop_s=hop_s, model=self.id
+        )
 
     def _open(self, path: Path) -> float:
         self.opened.append(path)
@@ -84,12 +112,12 @@ class StandIn:
 
 
 @contextmanager
-def served(labeller: Any, *, limits: Any, temporary: Path) -> Iterator[Any]:
+def served(labeller: Any, *, limits: Any, temporary: Path, show_metrics: bool = False) -> Iterator[Any]:
     """A running service on this machine, in a thread of this process."""
     from moodfuse.serve.app import make_app
     from moodfuse.serve.command import make_server
 
-    app = make_app(labeller, limits=limits, temporary=temporary)
+    app = make_app(labeller, limits=limits, temporary=temporary, show_metrics=show_metrics)
     server = make_server(app)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -162,6 +190,13 @@ class Answer:
     def code(self) -> str:
         """Code of a refusal."""
         return str(self.json["error"]["code"])
+
+
+def form_of(files: dict[str, bytes]) -> bytes:
+    """A form with a field `file` for each file, by name."""
+    return b"".join(form(data, name=name).removesuffix(b"--edge--\r\n") for name, data in files.items()) + (
+        b"--edge--\r\n"
+    )
 
 
 def form(

@@ -13,30 +13,30 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
-from running_service import CLASSES, FORM, HEAD, StandIn, form, make_clip_bytes, wait_until, wait_until_empty
+from answer_schema import check_answer
+from running_service import (
+    CLASSES,
+    FORM,
+    HEAD,
+    StandIn,
+    form,
+    form_of,
+    make_clip_bytes,
+    served,
+    wait_until,
+    wait_until_empty,
+)
 from starlette.datastructures import Headers
 
 from moodfuse.extract.media.container import MediaError
-from moodfuse.model.predictions import Prediction, SourceContribution
-from moodfuse.serve.app import check_request
-from moodfuse.serve.messages import MIB, STATUSES, Limits, prediction_json
+from moodfuse.model.answers import read_answer_schema
+from moodfuse.model.predictions import Prediction
+from moodfuse.serve.app import TOO_LONG, check_request
+from moodfuse.serve.messages import MIB, STATUSES, Limits
+from moodfuse.serve.monitoring import ACCESS_LOG
 from moodfuse.serve.uploads import clean_name
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def check_schema(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> None:
-    """Check the names in a value against a schema: all that it requires, and none that it does not have."""
-    while "$ref" in rule or "anyOf" in rule:
-        rule = rule["anyOf"][0] if "anyOf" in rule else root["$defs"][rule["$ref"].removeprefix("#/$defs/")]
-    if isinstance(value, dict):
-        known, others = rule.get("properties", {}), rule.get("additionalProperties")
-        assert set(rule.get("required", ())) <= value.keys()
-        for name, member in value.items():
-            assert name in known or others, name
-            check_schema(member, known.get(name, others), root)
-    for member in value if isinstance(value, list) else ():
-        check_schema(member, rule["items"], root)
 
 
 # Answers
@@ -44,14 +44,14 @@ def check_schema(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> None
 
 def test_a_file_and_a_form_are_labelled(service: Any, clip: bytes) -> None:
     """Body and form give the same answer, which follows the schema and contains no path of the server."""
-    schema = service.ask("GET", "/schema.json").json
+    assert service.ask("GET", "/schema.json").json == read_answer_schema()
     sent = form(clip, name='C:\\my\\dr"op.mp4')
     body, as_form = service.predict(clip), service.predict(sent, "?threshold=0.9", FORM)
     for answer in (body, as_form):
         assert answer.status == 200 and answer.headers["content-type"] == "application/json", answer
-        check_schema(answer.json, schema, schema)
+        check_answer(answer.json, "prediction")
         assert str(service.folder).encode() not in answer.body and b"moodfuse-serve" not in answer.body
-    assert (body.json["file"], body.json["model"]) == ("upload", "stand-in")
+    assert (body.json["file"], body.json["model"]["name"]) == ("upload", "stand-in")
     assert body.json["probabilities"].keys() == set(CLASSES) and "timeline" not in body.json
     assert body.json["confidence"] == body.json["probabilities"][body.json["label"]]
     assert as_form.json["file"].endswith("op.mp4") and "\\my" not in as_form.json["file"]
@@ -61,42 +61,105 @@ def test_a_file_and_a_form_are_labelled(service: Any, clip: bytes) -> None:
 
 
 def test_a_time_line_is_added_on_request(start_service: Callable, tmp_path: Path) -> None:
-    """Windows that cannot be read are null in every list, with their reason; long time lines are refused."""
+    """Windows that cannot be read have their reason; long time lines are refused."""
     video = make_clip_bytes(60.0)
     with start_service(tmp_path, limits=Limits(timeline_windows=60)) as running:
         answer = running.predict(video, "?timeline=true&hop=5")
-        schema = running.ask("GET", "/schema.json").json
         refused = running.predict(video, "?timeline=true&hop=0.5")
-    check_schema(answer.json, schema, schema)
+    check_answer(answer.json, "prediction")
     line = answer.json["timeline"]
-    assert len(line["starts_s"]) == len(line["ends_s"]) == len(line["labels"]) == 6 and line["hop_s"] == 5
-    assert line["labels"][2] is None and all(column[2] is None for column in line["probabilities"].values())
-    assert sum(column[0] for column in line["probabilities"].values()) == pytest.approx(1)
-    assert line["refusals"][0]["window"] == 2 and str(tmp_path) not in answer.body.decode()
+    assert len(line["windows"]) == 6 and line["hop_s"] == 5 and line["missing"] is None
+    assert [number for number, row in enumerate(line["windows"]) if "error" in row] == [2]
+    assert line["windows"][1]["window"] == {"start_s": 5.0, "end_s": 35.0}
+    assert sum(line["windows"][0]["probabilities"].values()) == pytest.approx(1)
+    assert str(tmp_path) not in answer.body.decode()
+    check_answer(refused.json, "refusal")
     assert (refused.status, refused.code) == (422, "timeline_too_long") and b"61 windows" in refused.body
     with start_service(tmp_path, limits=Limits(timeline_s=59.0)) as running:
         assert b"lasts 60 s" in running.predict(video, "?timeline=true").body
 
 
-def test_a_source_that_cannot_read_the_clip_is_null() -> None:
-    """`own` is null and `missing` names the modality."""
-    shares = np.array([0.25, 0.75])
-    source = SourceContribution("mel", None, shares)
-    prediction = Prediction("x", ("a", "b"), shares, 0.0, 30.0, "sound", (source,))
-    answer = prediction_json(prediction, threshold=0.8)
-    assert answer["sources"] == {"mel": {"own": None, "without": {"a": 0.25, "b": 0.75}}}
-    assert answer["missing"] == "sound" and answer["uncertain"] is True
+def test_a_batch_has_an_answer_for_each_file(start_service: Callable, tmp_path: Path, clip: bytes) -> None:
+    """In the order of the form; a file that cannot be labelled is refused in its place."""
+    files = {"a.mp4": clip, "b.txt": b"no media", "c.mp4": clip}
+    with start_service(tmp_path, limits=Limits(batch_files=3)) as running:
+        kind = {"Content-Type": FORM}
+        answer = running.ask("POST", "/predict/batch", form_of(files), kind)
+        assert answer.status == 200
+        check_answer(answer.json, "batch")
+        answers = answer.json["answers"]
+        assert [row["file"] for row in answers] == list(files)
+        assert ["label" in row for row in answers] == [True, False, True]
+        assert answers[0] == running.predict(form(clip, name="a.mp4"), "", FORM).json
+        assert answers[1] == running.predict(form(b"no media", name="b.txt"), "", FORM).json
+        four = running.ask("POST", "/predict/batch", form_of({**files, "d.mp4": clip}), kind)
+        assert (four.status, four.code) == (400, "malformed") and b"1 to 3 fields 'file'" in four.body
+        assert wait_until_empty(tmp_path, seconds=2) == []
+
+
+# Other addresses
 
 
 def test_health_page_and_headers(service: Any) -> None:
     """Every answer, a refusal too, has the security headers and allows no other site."""
     health, page = service.ask("GET", "/health"), service.ask("GET", "/")
-    assert health.json == {"status": "ok", "model": "stand-in", "classes": list(CLASSES)}
+    named = {"name": "stand-in", "digest": "0" * 16}
+    assert health.json == {"status": "ok", "model": named, "classes": list(CLASSES)}
     assert b"<title>moodfuse" in page.body and "'unsafe" not in page.headers["content-security-policy"]
     for answer in (health, page, service.ask("GET", "/none"), service.predict(b"")):
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
         assert answer.headers["x-content-type-options"] == "nosniff" and "server" not in answer.headers
         assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_the_api_page_and_its_document_have_every_address(service: Any) -> None:
+    """Each address and method of the OpenAPI document is answered; references in it are resolved."""
+    document = service.ask("GET", "/openapi.json").json
+    page = service.ask("GET", "/api").body.decode()
+    assert "'unsafe" not in service.ask("GET", "/api").headers["content-security-policy"]
+    assert document["openapi"] == "3.1.0" and "/metrics" not in document["paths"]
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert service.ask(method.upper(), path, b"").status not in (404, 405), path
+            assert f"{method.upper()} {path}" in page
+    schemas = document["components"]["schemas"]
+    references = re.findall(
+        r'"#/components/schemas/(\w+)"', service.ask("GET", "/openapi.json").body.decode()
+    )
+    assert set(references) <= schemas.keys() and '"#/$defs/' not in str(document)
+    assert set(STATUSES.values()) - {404, 405} <= set(
+        map(int, document["paths"]["/predict"]["post"]["responses"])
+    )
+
+
+def test_metrics_and_the_access_log(tmp_path: Path, clip: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Requests by address and status, files by outcome; a line per request without query and file name."""
+    caplog.set_level("INFO", logger=ACCESS_LOG)
+    with served(StandIn(), limits=Limits(), temporary=tmp_path, show_metrics=True) as running:
+        running.predict(form(clip, name="secret.mp4"), "?threshold=0.9", FORM)
+        running.predict(b"no media")
+        running.ask("GET", "/none")
+        answer = running.ask("GET", "/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.body.decode().splitlines()
+    for line in (
+        'moodfuse_requests_total{address="/predict",status="200"} 1',
+        'moodfuse_requests_total{address="/predict",status="422"} 1',
+        'moodfuse_requests_total{address="other",status="404"} 1',
+        "moodfuse_files_labelled_total 1",
+        'moodfuse_files_refused_total{code="not_media"} 1',
+        "moodfuse_queue_length 0",
+    ):
+        assert line in lines, lines
+    logged = [record.getMessage() for record in caplog.records if record.name == ACCESS_LOG]
+    assert len(logged) == 4 and "secret" not in "".join(logged) and "?" not in "".join(logged)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT[\d:]{8}Z 127\.0\.0\.1 POST /predict 200 \d+\.\d{3} s \d+ bytes", logged[0]
+    )
+
+
+def test_metrics_are_off_by_default(service: Any) -> None:
+    assert service.ask("GET", "/metrics").status == 404
 
 
 # Refusals
@@ -129,7 +192,7 @@ def test_refusals(service: Any, query: str, kind: str, body: bytes, status: int,
     """Each has its status, its code and a sentence, and only a file of a valid request is opened."""
     answer = service.predict(body, query, kind)
     assert (answer.status, answer.code) == (status, code)
-    assert answer.json.keys() == {"error"} and answer.json["error"].keys() == {"code", "detail"}
+    check_answer(answer.json, "refusal" if status == 422 else "request_error")
     assert len(answer.json["error"]["detail"]) > 30 and str(service.folder) not in answer.body.decode()
     assert bool(service.labeller.opened) == (status == 422)
 
@@ -290,4 +353,6 @@ def test_clean_names() -> None:
 def test_the_documentation_names_every_code() -> None:
     """docs/serve.md has each code with its status."""
     text = (ROOT / "docs" / "serve.md").read_text("utf-8")
-    assert [code for code, status in STATUSES.items() if f"| {status} | `{code}` |" not in text] == []
+    assert [
+        code for code, status in {**STATUSES, TOO_LONG: 422}.items() if f"| {status} | `{code}` |" not in text
+    ] == []

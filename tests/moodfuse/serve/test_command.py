@@ -116,12 +116,14 @@ def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPat
         "--model m --port 0 --max-upload 3 --at-once 4 --timeout 9 --memory 512 --deadline 7 --device cpu"
     )
     for address, hosts in (
-        ("--host 0.0.0.0", None),
+        ("--host 0.0.0.0 --metrics --no-access-log", None),
         ("--host 127.0.0.1", local),
         ("--host 127.0.0.1 --allow-host b.example", {*local, "b.example"}),
     ):
         done = CliRunner().invoke(serve_command, f"{options} {address}".split(), catch_exceptions=False)
         assert done.exit_code == 0 and ("there is no login" in done.output) == (hosts is None)
-        assert apps[-1].user_middleware[0].kwargs == {"hosts": hosts}
+        assert apps[-1].user_middleware[1].kwargs == {"hosts": hosts}
+        assert apps[-1].user_middleware[0].kwargs["is_logged"] is (hosts is not None)
+        assert any(route.path == "/metrics" for route in apps[-1].routes) is (hosts is None)
         assert apps[-1].state.jobs.limits == Limits(upload_bytes=3 * MIB, at_once=4, request_s=9.0)
         assert loaded[-1] == ("cpu", 512, 7.0)

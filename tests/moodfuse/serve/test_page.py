@@ -179,3 +179,19 @@ def test_axe_and_a_phone(tab: Any, video: Path) -> None:
     tab.set_viewport_size({"width": 390, "height": 800})
     wait_until(tab, "document.querySelector('#curves svg').viewBox.baseVal.width < 390")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.slow
+def test_the_page_of_the_api(tab: Any, address: str) -> None:
+    """It is accessible in both colour schemes, links to its objects, and fits a phone."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    tab.goto(f"{address}api")
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        violations = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+        assert [rule["id"] for rule in violations if rule["impact"] in ("serious", "critical")] == [], scheme
+    links = tab.eval_on_selector_all("a[href^='#']", "links => links.map(link => link.hash.slice(1))")
+    assert links and all(tab.locator(f"[id='{name}']").count() == 1 for name in set(links))
+    tab.set_viewport_size({"width": 390, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -143,7 +143,7 @@ def test_uncertain_windows_are_counted(timeline: Make) -> None:
     below = int((full.probabilities.max(axis=1) < 0.6).sum())
     assert contents.describe_uncertainty(full, 0.6).endswith(f"reaches probability 0.6): {below} of 43.")
     assert contents.describe_missing(full) == ""
-    assert "has no sound" in contents.describe_missing(replace(full, missing="sound"))
+    assert "has no audio" in contents.describe_missing(replace(full, missing="audio"))
 
 
 def test_refused_windows_are_named(timeline: Make) -> None:

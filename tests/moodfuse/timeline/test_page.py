@@ -84,7 +84,7 @@ def test_the_address_leads_from_the_page_to_the_video(tmp_path: Path, folder: st
 
 def test_the_page_says_what_it_shows(timeline: Make) -> None:
     """Window, hop, model, threshold, the refused windows, a missing view and every label are in the text."""
-    html = html_of(replace(timeline(lost=(17, 18)), missing="sound"), threshold=0.45, model="run-3 <best>")
+    html = html_of(replace(timeline(lost=(17, 18)), missing="audio"), threshold=0.45, model="run-3 <best>")
     for text in (
         "a window of 30\u00a0s,",
         "every 5\u00a0s",
@@ -92,7 +92,7 @@ def test_the_page_says_what_it_shows(timeline: Make) -> None:
         "at least 0.45",
         "window 18 (1:25 to 1:55). There is no sound in 17.",
         "could not be read: there is no sound in 18",
-        "has no sound",
+        "has no audio",
         *timeline().classes,
     ):
         assert text in html
