@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moodfuse.cache.terminal import ProgressBar, wide_option
+
 if TYPE_CHECKING:
     from moodfuse.cache.records import Holdout
 
@@ -31,10 +33,12 @@ def cache_group() -> None:
     show_default=True,
     help="How to print.",
 )
-def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
-    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs and sizes.
+@wide_option
+def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> None:
+    """List the contents of a cache.
 
-    Rows are counted by the headers of parts, including rows of clips that have left the dataset.
+    Shows the fold plan, sources with their recipes and blocks, runs, and sizes. Rows are counted by the
+    headers of parts, including rows of clips that have left the dataset.
 
     Example: moodfuse cache ls --cache work
     """
@@ -44,11 +48,12 @@ def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
     from moodfuse.cache.maintenance.printing import as_record, print_inventory
     from moodfuse.cache.store import FeatureCache
 
-    inventory = read_inventory(FeatureCache(cache_path))
+    with ProgressBar("Reading the cache", transient=True):
+        inventory = read_inventory(FeatureCache(cache_path))
     if form == "json":
         click.echo(json.dumps(as_record(inventory), indent=2))
     else:
-        print_inventory(inventory, every_block=long)
+        print_inventory(inventory, every_block=long, wide=wide)
 
 
 @cache_group.command("verify")
@@ -61,7 +66,9 @@ def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
 )
 @click.pass_context
 def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) -> None:
-    """Check every byte of a cache against names, headers and checksums, and list bad files.
+    """Check every byte of a cache, and list bad files.
+
+    Compares files with their names, headers and checksums.
 
     Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. Files quarantined earlier,
     files of unknown kind, and rows with different values in two intact parts are listed, but do not fail.
@@ -105,15 +112,17 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     default=True,
     help="Only list what would be removed, or remove it.  [default: dry-run]",
 )
+@wide_option
 @click.pass_context
 def cache_prune_command(
-    ctx: click.Context, cache_path: Path, dry_run: bool, sources: tuple[str, ...], **options: Any
+    ctx: click.Context, cache_path: Path, dry_run: bool, wide: bool, sources: tuple[str, ...], **options: Any
 ) -> None:
-    """Free space: remove what nothing reads, after a dry run that lists it.
+    """Remove what nothing reads, to free space.
 
-    Everything that current sources need stays, with the activations that their heads are tuned on. A recipe
-    that extract has not finished stays for a week, and the fold plan before the current one stays too. A
-    killed prune leaves a valid cache. --source also allows importing other features under that name.
+    Without --yes it only lists what would be removed. Everything that current sources need stays, with the
+    activations that their heads are tuned on. A recipe that extract has not finished stays for a week, and
+    the fold plan before the current one stays too. A killed prune leaves a valid cache. --source also allows
+    importing other features under that name.
 
     Example: moodfuse cache prune --cache work --yes
     """
@@ -131,7 +140,7 @@ def cache_prune_command(
     if not dry_run:
         cache.take_out(sources, command=command_line(ctx))
     failed = () if dry_run else remove(cache_path, pruning.removals)
-    print_pruning(pruning, failed, dry_run=dry_run)
+    print_pruning(pruning, failed, dry_run=dry_run, wide=wide)
     if failed:
         ctx.exit(1)
 
@@ -167,28 +176,32 @@ def cache_prune_command(
 @click.option("--replace", is_flag=True, help="Accept --labels without any clip that the cache has.")
 @click.pass_context
 def cache_import_command(ctx: click.Context, **options: Any) -> None:
-    """Import features: FILE becomes a source that fuses like any other.
+    """Import the features in FILE as a new source.
 
     FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
     (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
     no media are needed at all.
 
-    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*'
-    clip-vit.npz
+    \b
+    Example:
+      moodfuse cache import --cache work --labels labels.csv \\
+        --source clip-vit --holdout '*' clip-vit.npz
     """
-    from moodfuse.cache.console import command_line, printable
+    from moodfuse.cache.console import command_line
     from moodfuse.cache.folds import PlanChoice
+    from moodfuse.cache.terminal import print_lines, report
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
     options["holdout"] = _parse_holdout(options["holdout"])
     plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     settings = ImportSettings(**options, plan=plan, command=command_line(ctx))
-    done = import_features(settings, report=lambda line: click.echo(printable(line), err=True))
+    done = import_features(settings, report=report)
     logits = f", logits {done.logits}" if done.logits else ""
-    click.echo(
+    summary = (
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
         f"{settings.source}, holdout {settings.holdout}"
     )
+    print_lines([summary], wrap=True)
     if done.missing_holdouts:
         holdouts = ", ".join(map(str, done.missing_holdouts))
         click.echo(f"next: import {settings.source} under the holdouts {holdouts} as well")
@@ -205,17 +218,23 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
 def cache_export_command(
     cache_path: Path, source: str, holdout: str | None, output: Path, force: bool
 ) -> None:
-    """Write a source's features to one file: id, label, group, fold, digest, embedding and, if any, logits.
+    """Write the features of a source to one file.
 
-    Example: moodfuse cache export --cache work --source c3d --holdout '{2}' --output c3d-2.npz
+    The file has the id, label, group, fold, digest, embedding and, if any, logits of each clip.
+
+    \b
+    Example:
+      moodfuse cache export --cache work --source c3d --holdout '{2}' \\
+        --output c3d-2.npz
     """
     from moodfuse.cache.store import FeatureCache
+    from moodfuse.cache.terminal import report
     from moodfuse.cache.transfer.exporting import export_features
 
     chosen = None if holdout is None else _parse_holdout(holdout)
     done = export_features(FeatureCache(cache_path), source, chosen, output, force=force)
     if done.left_out:
-        click.echo(f"{done.left_out} clips left out: they do not have what {source} reads", err=True)
+        report(f"{done.left_out} clips left out: they do not have what {source} reads")
     widths = ", ".join(f"{name} {width}" for name, width in done.widths.items())
     click.echo(f"{done.clips} clips, {widths}: {click.format_filename(output)}")
 

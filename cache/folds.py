@@ -269,6 +269,19 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
 def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], folds: int) -> None:
     """Check that a plan gives valid folds; `InputError` on few groups, an empty fold or an unseen class."""
     groups = groups_per_label(clip_groups)
+    check_group_counts(groups, folds)
+    for fold in range(folds):
+        if fold not in assignment.values():
+            raise InputError(f"fold {fold} is empty; use fewer folds, or correct the column 'fold'")
+        if absent := sorted(set(groups) - _labels_outside(clip_groups, assignment, fold)):
+            raise InputError(
+                f"label {absent[0]!r} is in fold {fold} only, so it would be absent from the training folds; "
+                "run extract with --replan, with another --seed, or correct the column 'fold'"
+            )
+
+
+def check_group_counts(groups: Mapping[str, int], folds: int) -> None:
+    """Check that the groups of each label are enough for the folds; `InputError` if not."""
     if len(groups) < 2:
         raise InputError(
             f"found {len(groups)} label(s) among the readable clips ({', '.join(groups)}); need at least 2"
@@ -280,14 +293,6 @@ def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], fo
         other = f"add clips of {label!r}"
         remedy = f"use --folds {fewest}, or {other}" if fewest > 1 else f"{other}, or drop it"
         raise InputError(f"label {label!r} has {fewest} group(s), fewer than the {folds} folds; {remedy}")
-    for fold in range(folds):
-        if fold not in assignment.values():
-            raise InputError(f"fold {fold} is empty; use fewer folds, or correct the column 'fold'")
-        if absent := sorted(set(groups) - _labels_outside(clip_groups, assignment, fold)):
-            raise InputError(
-                f"label {absent[0]!r} is in fold {fold} only, so it would be absent from the training folds; "
-                "run extract with --replan, with another --seed, or correct the column 'fold'"
-            )
 
 
 def _labels_outside(clip_groups: Iterable[ClipGroup], assignment: Mapping[str, int], fold: int) -> set[str]:

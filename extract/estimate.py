@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.terminal import ProgressBar
 from moodfuse.extract.pending import Work
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
@@ -36,7 +37,8 @@ def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tupl
     for work in busy:
         cost = ""
         if work.is_long or settings.dry_run:
-            estimate = measure(work, settings.recipes.weights_of(work.recipe.source), classes=classes)
+            with ProgressBar(f"{work.recipe.source}: estimating the time", transient=True):
+                estimate = measure(work, settings.recipes.weights_of(work.recipe.source), classes=classes)
             release_freed_memory()
             total += estimate
             cost = f": about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"

@@ -15,7 +15,7 @@ from moodfuse.cache.folds import holdouts
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache, TrainingClips
-from moodfuse.extract.progress import track
+from moodfuse.cache.terminal import track
 from moodfuse.extract.settings import NetworkChoice
 
 T = TypeVar("T")

@@ -14,11 +14,14 @@ from typing import TypeVar
 from moodfuse.cache.cluster import Call, run_on_cluster
 from moodfuse.cache.csv_rows import describe_doubtful_labels
 from moodfuse.cache.errors import CacheError, InputError, MoodfuseError, UnknownNameError
-from moodfuse.cache.folds import can_cross_fit, check_fold_numbers, next_plan, plan_line, repeat_plan
+from moodfuse.cache.feasibility import check_feasible
+from moodfuse.cache.folds import can_cross_fit, next_plan, plan_line, repeat_plan
+from moodfuse.cache.manifest import MARKER
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.terminal import track
 from moodfuse.extract.dataset.duplicates import (
     audit_cache,
     describe_audit,
@@ -31,7 +34,7 @@ from moodfuse.extract.estimate import describe_export, describe_work
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media_supply import KeptMedia, media_supply, open_source_media
 from moodfuse.extract.pending import Work, find_work
-from moodfuse.extract.progress import describe_statuses, track
+from moodfuse.extract.progress import describe_statuses
 from moodfuse.extract.recipe_files import (
     RecipeChoice,
     build_recipe,
@@ -78,7 +81,8 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     warnings = (f"WARNING {line}" for line in describe_doubtful_labels(data.clips))
     for line in (*data.messages, *warnings, *_weights_lines(recipes, settings)):
         report(line)
-    check_fold_numbers(data.clips)
+    plans = FeatureCache(settings.cache).plans if (settings.cache / MARKER).is_file() else ()
+    check_feasible(data.clips, settings.plan, plans)
     cache = FeatureCache(settings.cache, create=True)
     recipes = [replace(recipe, source=name_in_cache(cache, recipe)) for recipe in recipes]
     for line in _version_lines(cache, recipes):

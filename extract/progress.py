@@ -1,35 +1,12 @@
-"""The progress of a batch of clips: bars on stderr, and counts of refused clips with their reasons."""
+"""The outcome of a batch of clips: refused clips with their reasons, warnings about others, and counts."""
 
-import logging
-import sys
-from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
-from typing import TypeVar
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
+from moodfuse.cache.console import first_few
 from moodfuse.cache.errors import MoodfuseError
 from moodfuse.cache.records import ClipStatus
 from moodfuse.extract.media.limits import ReadingRules
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, None]:
-    """Yield `items` under a progress bar titled `what`; without a terminal, log a line at the end.
-
-    Without a title nothing is shown.
-    """
-    if not what or not total or sys.stderr is None or not sys.stderr.isatty():
-        yield from items
-        if what and total:
-            log.info("%s: %d done", what, total)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, console=Console(stderr=True)) as bar:
-        yield from bar.track(items, total=total, description=what)
 
 
 def counted(reasons: Sequence[str]) -> str:
@@ -47,8 +24,14 @@ def describe_statuses(statuses: Sequence[ClipStatus]) -> list[str]:
     if incomplete := sum(status.reason in ("no_audio", "no_video") for status in refused):
         hint = "add --missing impute to keep them"
         lines.append(f"{incomplete} of them have no audio or no video stream: {hint}")
-    usable = [status for status in statuses if status.ok and status.detail]
-    return lines + [f"WARNING {status.clip.id}: {status.detail}" for status in usable]
+    alike: dict[str, list[str]] = defaultdict(list)
+    for status in statuses:
+        if status.ok and status.detail:
+            alike[status.detail].append(status.clip.id)
+    for detail, names in alike.items():
+        which = names[0] if len(names) == 1 else f"{len(names)} clips ({first_few(names)})"
+        lines.append(f"WARNING {which}: {detail}")
+    return lines
 
 
 class TooManyRefusedError(MoodfuseError):

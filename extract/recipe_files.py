@@ -25,6 +25,7 @@ from moodfuse.extract.networks import (
     is_registered,
     network_spec,
     preprocessing_from_record,
+    registered_names,
     weights_facts,
 )
 from moodfuse.extract.networks.hardware import check_compiler, check_precision, resolve_device
@@ -141,6 +142,16 @@ def check_registered(source: str, network: str) -> None:
             f"{source}: no installed package registers the network {network!r}, so a model "
             "cannot use it; it needs an entry point in the group moodfuse.networks (docs/networks.md)"
         )
+
+
+def check_made_by(text: str) -> None:
+    """Raise `UnknownNameError` unless ``NETWORK[=WEIGHTS]`` names a network that a model folder may name.
+
+    Of a network of a hub only the prefix is checked, because hubs import torch.
+    """
+    network = text.partition("=")[0]
+    if not is_registered(network):
+        raise UnknownNameError("network of --made-by", network, registered_names())
 
 
 def check_network_version(recipe: Recipe) -> None:

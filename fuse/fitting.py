@@ -4,7 +4,6 @@ Nothing here sees a test row before it is predicted.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from moodfuse.cache.cluster import run_on_cluster
 from moodfuse.cache.fits import CachedFit, FitCache
 from moodfuse.cache.runs import NETWORK
+from moodfuse.cache.terminal import track
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
 from moodfuse.fuse.heads import HeadSettings, get_head_spec, make_head
 from moodfuse.fuse.heads.inner_folds import choose_setting, limit_to_one_thread
@@ -156,13 +156,7 @@ def run_parallel(
         results = _run_in_processes(calls, min(jobs, len(calls)))
     else:
         results = (_run(*call) for call in calls)
-    if not sys.stderr.isatty():
-        yield from results
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(results, total=len(calls), description=what, console=Console(stderr=True))
+    yield from track(results, total=len(calls), what=what)
 
 
 def _run_in_processes(calls: Sequence[Call], jobs: int) -> Iterator[tuple[Any, Any]]:

@@ -10,6 +10,7 @@ import sys
 import tomllib
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,8 +18,9 @@ from typing import Any, NoReturn
 import click
 
 from moodfuse._version import __version__
-from moodfuse.cache.console import printable_lines
+from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
+from moodfuse.cache.terminal import LogFormatter, is_quiet, lines_log, set_quiet, terminal_width, wrap_text
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
@@ -29,13 +31,16 @@ COMMANDS = {
     "evaluate": ("evaluate_command:evaluate_command", "Report the scores of a run, or test a model."),
     "compare": ("compare_command:compare_command", "Compare two results: differences, test, changed clips."),
     "predict": ("predict.command:predict_command", "Label videos with an exported model."),
-    "cache": ("cache.cli:cache_group", "List, verify and prune a cache; exchange features."),
+    "cache": ("cache_command:cache_group", "List, verify and prune a cache; exchange features."),
     "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),
     "networks": ("extract.cli:networks_command", "List the networks that can be sources."),
     "serve": ("serve.command:serve_command", "Label videos over HTTP and in a browser."),
     "demo": ("demo:demo_command", "Run all three stages on a synthetic dataset."),
 }
 """Name of a command -> where it is defined in `moodfuse`, and its line in the help."""
+TABLES = (*COMMANDS,)
+"""Tables that a file of `--config` may have."""
+_TYPES = {bool: "true or false", int: "integer", float: "number", str: "text", list: "list", dict: "table"}
 
 
 class LazyGroup(click.Group):
@@ -46,12 +51,12 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command and add `--config` to it."""
+        """Import one command and add the options that all have."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"moodfuse.{module}"), attribute)
-        if not any(parameter.name == "config" for parameter in command.params):
+        if not isinstance(command, click.Group):
             option = click.Option(
                 ["--config"],
                 type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -60,13 +65,21 @@ class LazyGroup(click.Group):
                 callback=_read_config,
                 help="TOML file with options of this command; options on the command line override it.",
             )
-            command.params.append(option)
+            _add_options(command, option)
+        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+            _add_options(one, *map(_verbosity_option, VERBOSITY))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _add_options(command: click.Command, *options: click.Option) -> None:
+    """Add options that the command does not have yet."""
+    names = {parameter.name for parameter in command.params}
+    command.params += [option for option in options if option.name not in names]
 
 
 def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -76,9 +89,14 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
         raise click.BadParameter(f"{path}: not TOML in UTF-8 ({error})") from error
+    tables = {key for key, value in values.items() if isinstance(value, dict)}
+    if unknown := sorted(tables - set(TABLES)):
+        near = get_close_matches(unknown[0], TABLES, n=1)
+        guess = f"did you mean [{near[0]}]? Known" if near else "known"
+        raise click.BadParameter(f"{path}: unknown table [{unknown[0]}]; {guess}: {', '.join(TABLES)}")
     section = values.get(ctx.info_name or "")
     if not isinstance(section, dict):
-        section = {key: value for key, value in values.items() if not isinstance(value, dict)}
+        section = {key: value for key, value in values.items() if key not in tables}
     options = {max(option.opts, key=len).lstrip("-"): option for option in ctx.command.params}
     ctx.default_map = {}
     for key, value in section.items():
@@ -86,20 +104,80 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         if option is None:
             known = ", ".join(sorted(options.keys() - {"config"}))
             raise click.BadParameter(f"{path}: unknown option {key!r}; known: {known}")
+        is_many = getattr(option, "multiple", False) or option.nargs != 1
+        for element in value if isinstance(value, list) and is_many else [value]:
+            _check_type(path, key, element, option)
         texts = [_as_typed(element) for element in value] if isinstance(value, list) else _as_typed(value)
-        is_one_of_many = isinstance(texts, str) and getattr(option, "multiple", False)
-        ctx.default_map[str(option.name)] = [texts] if is_one_of_many else texts
+        ctx.default_map[str(option.name)] = [texts] if is_many and isinstance(texts, str) else texts
+
+
+def _check_type(path: Path, key: str, value: object, option: click.Parameter) -> None:
+    """Check that a TOML value has the type of its option; click checks its range and choices."""
+    kind = option.type.name.removesuffix(" range")
+    expected = {"boolean": bool, "integer": int, "float": float}.get(kind, str)
+    if type(value) is not expected and not (expected is float and type(value) is int):
+        found = _TYPES.get(type(value), type(value).__name__)
+        shown = f" {value}" if isinstance(value, bool | int | float | str) else ""
+        raise click.BadParameter(f"{path}: {key}: expected {_TYPES[expected]}, found {found}{shown}")
 
 
 def _as_typed(value: object) -> str:
-    """A TOML value as it would be typed on the command line, so that click checks its type."""
+    """A TOML value as it would be typed on the command line, so that click checks its range."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Log level
+
+
+VERBOSITY = ("verbose", "quiet")
+
+
+class _EchoHandler(logging.Handler):
+    """Prints log records on standard error, above a progress bar; lines for the user are there already.
+
+    Our own records are passed from `shown` on, since the log file of a run has more of them. Those of other
+    libraries, such as the access log of `serve`, are passed as their loggers do, but under --quiet.
+    """
+
+    shown = logging.WARNING
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        filtered = is_quiet() or record.name.startswith("moodfuse")
+        if record.name != lines_log.name and (record.levelno >= self.shown or not filtered):
+            click.echo(self.format(record), err=True)
+
+
+_stderr = _EchoHandler()
+_stderr.setFormatter(LogFormatter("%(levelname)s %(message)s"))
+
+
+def _verbosity_option(name: str) -> click.Option:
+    texts = {"verbose": "Log progress, and show tracebacks.", "quiet": "Print only errors and results."}
+    return click.Option(
+        [f"--{name}", f"-{name[0]}"],
+        is_flag=True,
+        expose_value=False,
+        callback=_set_verbosity,
+        help=texts[name],
+    )
+
+
+def _set_verbosity(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        set_level(logging.INFO if option.name == "verbose" else logging.ERROR)
+
+
+def set_level(level: int) -> None:
+    """Print log records of this level and above; above warnings, print no progress either."""
+    logging.getLogger().setLevel(level)
+    _stderr.shown = level
+    set_quiet(level > logging.WARNING)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="moodfuse")
-@click.option("--verbose", "-v", is_flag=True, help="Log progress, and show tracebacks.")
-def group(verbose: bool) -> None:
+def group() -> None:
     """Classify the emotion of music videos by late fusion.
 
     \b
@@ -108,19 +186,12 @@ def group(verbose: bool) -> None:
       moodfuse fuse --cache work
       moodfuse evaluate --cache work
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LogFormatter("%(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    logging.basicConfig(handlers=[_stderr])
     # joblib warns when it is imported; `fuse` reports it with its remedy.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
 
 
-class LogFormatter(logging.Formatter):
-    """Escape control characters of file names and labels, which a terminal would interpret."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Format one record."""
-        return printable_lines(super().format(record))
+_add_options(group, *map(_verbosity_option, VERBOSITY))
 
 
 def prepare_streams() -> None:
@@ -140,6 +211,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     prepare_streams()
+    set_level(logging.WARNING)
     try:
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         sys.stdout.flush()
@@ -153,7 +225,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:
         _exit(1)
     except (MoodfuseError, OSError) as error:
-        if arguments[:1] in (["-v"], ["--verbose"]):
+        if log.isEnabledFor(logging.INFO):
             log.exception("failed")
         if isinstance(error, MoodfuseError):
             _exit(error.exit_code, f"Error: {error}")
@@ -166,8 +238,8 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _exit(code: int, message: str = "") -> NoReturn:
     with suppress(OSError):
-        if message:
-            click.echo(printable_lines(message), err=True)
+        for line in message.split("\n") if message else ():
+            click.echo(wrap_text(printable(line), terminal_width(sys.stderr)), err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

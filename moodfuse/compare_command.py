@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from moodfuse.cache.terminal import wide_option
+
 
 @click.command("compare")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
@@ -18,11 +20,16 @@ import click
     help="How to print.",
 )
 @click.option(
-    "--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap resamples."
+    "--draws",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="Number of bootstrap resamples.",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap."
 )
+@wide_option
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 def compare_command(
@@ -32,17 +39,22 @@ def compare_command(
     form: str,
     draws: int,
     seed: int,
+    wide: bool,
     first: str,
     second: str,
 ) -> None:
-    """Compare two results of a run: differences of accuracy, macro F1, AUC and log loss with 95 % intervals,
-    a paired test over groups, and the clips that changed.
+    """Compare two results of a run on the same clips.
+
+    Prints differences of accuracy, macro F1, AUC and log loss with 95 % intervals, a paired test over groups,
+    and the clips that changed.
 
     A and B are names as in the report, such as 'c3d+i3d softmax logits', or sources alone, such as c3d+i3d:
     then both have the same head and level, chosen as for the planned tests. Either may be a CSV file of
     another system's predictions, with the columns id and one for each class, or id and predicted.
 
-    Example: moodfuse compare --cache work onedmcnn+twodmcnn c3d+i3d+onedmcnn+twodmcnn
+    \b
+    Example:
+      moodfuse compare --cache work onedmcnn+twodmcnn c3d+i3d+onedmcnn+twodmcnn
     """
     import json
 
@@ -58,4 +70,4 @@ def compare_command(
     if form == "json":
         click.echo(json.dumps(difference_values(difference), indent=2, allow_nan=False))
     else:
-        print_difference(difference)
+        print_difference(difference, wide=wide)

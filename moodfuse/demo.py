@@ -17,24 +17,24 @@ import click
 )
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
-    """Make 48 synthetic music videos and run extract, fuse and evaluate on them with the recipe `demo`.
+    """Make 48 synthetic music videos and run extract, fuse and evaluate on them with the recipe demo.
 
     Example: moodfuse demo --output demo
     """
     from moodfuse.cache.runs import LEAKY, run_names
     from moodfuse.cache.store import FeatureCache
+    from moodfuse.cache.terminal import ProgressBar, report
     from moodfuse.cli import group
     from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
-    click.echo(f"making a synthetic dataset in {output / 'corpus'}", err=True)
+    report(f"making a synthetic dataset in {output / 'corpus'}")
     settings = CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings(seed=seed))
-    table = make_corpus(output / "corpus", settings=settings)
+    with ProgressBar("Making clips", transient=True):
+        table = make_corpus(output / "corpus", settings=settings)
     if shuffle_labels is not None:
         table = shuffle_table(table, seed=shuffle_labels)
     cache = output / "cache"
-    click.echo(
-        "recipe: demo (few epochs, frozen video networks); the default recipe fine-tunes longer", err=True
-    )
+    report("recipe: demo (few epochs, frozen video networks); the default recipe fine-tunes longer")
     common = ["--cache", str(cache)]
     heads = ["--head", "softmax", "--head", "mean"]
     for arguments in (
@@ -43,13 +43,14 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
         ["fuse", *common, *heads, "--protocol", LEAKY],
         ["evaluate", *common, "--inflation"],
     ):
-        click.echo(f"\n$ moodfuse {' '.join(arguments)}", err=True)
+        report("")
+        report(f"$ moodfuse {' '.join(arguments)}")
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
     run = [name for name in run_names(FeatureCache(cache)) if not name.startswith(LEAKY)][-1]
-    report = cache / "runs" / run / "report" / "report.html"
-    click.echo(f"\nclips: {table}\ncache: {cache}\nrecipe: demo\nreport: {report}")
+    page = cache / "runs" / run / "report" / "report.html"
+    click.echo(f"\nclips: {table}\ncache: {cache}\nrecipe: demo\nreport: {page}")
 
 
 def shuffle_table(table: Path, *, seed: int) -> Path:

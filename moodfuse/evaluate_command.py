@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moodfuse.cache.console import printable
+from moodfuse.cache.terminal import ProgressBar, print_lines, report, wide_option
 from moodfuse.options import check_no_effect
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from moodfuse.cache.runs import Run
     from moodfuse.cache.store import FeatureCache
     from moodfuse.evaluate.evaluation import Evaluation
@@ -33,27 +31,47 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
 )
 @click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
 @click.option(
-    "--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap resamples."
+    "--draws",
+    type=click.IntRange(min=1),
+    default=2000,
+    show_default=True,
+    help="Number of bootstrap resamples.",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap."
 )
+@wide_option
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Score this model on DATA, which it was not trained on."
 )
-@click.option("--group-pattern", help="With --model: as for extract.")
-@click.option("--jobs", type=click.IntRange(min=1), default=2, help="With --model: decoding processes.")
-@click.option("--device", help="With --model: as for predict.")
+@click.option(
+    "--group-pattern",
+    metavar="REGEX",
+    help="With --model: clips whose path below DATA gives the same match are a group.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="With --model: decoding processes.",
+)
+@click.option("--device", help="With --model: device of the networks: auto, cpu or cuda.")
 @click.pass_context
 def evaluate_command(
     ctx: click.Context, cache_path: Path | None, data: Path | None, model: Path | None, **options: Any
 ) -> int:
     """Report the results of a run: metrics, confidence intervals, significance tests, figures, and a page.
 
-    Example: moodfuse evaluate --cache work
+    Without --model, scores are those of a run, out of fold. With --model and DATA, the model labels the clips
+    of DATA, which has labels as for extract.
 
-    Or, for a model: moodfuse evaluate --model model test.csv --output test-report
+    \b
+    Example:
+      moodfuse evaluate --cache work
+      moodfuse evaluate --model model test.csv --output test-report
     """
     if model is not None and data is not None and cache_path is None:
         reason = "belongs to --cache; the report of a test set has one model and no thumbnails"
@@ -79,12 +97,14 @@ def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
     published = find_published(options["compare"]) if options["compare"] else None
     cache = FeatureCache(cache_path)
     run, leaky = choose_runs(cache, options["run"], inflation=options["inflation"])
-    with _spinner("Scoring"):
+    with ProgressBar("Scoring", transient=True):
         scored = evaluate_run(run, draws=options["draws"], seed=options["seed"], leaky=leaky)
     evaluation = replace(scored, audit=read_audit(cache))
     output = options["output"] or run_folder(cache, run.name) / "report"
     comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None
-    _present(evaluation, output, comparison, None if options["no_thumbnails"] else cache)
+    thumbnails_from = None if options["no_thumbnails"] else cache
+    shown = {name: options[name] for name in ("wide", "open_page")}
+    _present(evaluation, output, comparison, thumbnails_from, **shown)
 
 
 def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
@@ -93,15 +113,14 @@ def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
     from moodfuse.predict.batch import REFUSED
     from moodfuse.test_set import read_clips, run_test
 
-    def report(line: str) -> None:
-        click.echo(printable(line), err=True)
-
     clips = read_clips(data, options["group_pattern"], report=report)
-    model = Model.load(folder, device=options["device"])
+    with ProgressBar("Loading the model", transient=True):
+        model = Model.load(folder, device=options["device"])
     test = run_test(model, clips, jobs=options["jobs"], report=report)
-    with _spinner("Scoring"):
+    with ProgressBar("Scoring", transient=True):
         evaluation = evaluate_run(test.run, draws=options["draws"], seed=options["seed"])
-    _present(evaluation, options["output"] or Path("test-report"))
+    shown = {name: options[name] for name in ("wide", "open_page")}
+    _present(evaluation, options["output"] or Path("test-report"), **shown)
     return REFUSED if test.refused else 0
 
 
@@ -132,8 +151,11 @@ def _present(
     folder: Path,
     comparison: "Comparison | None" = None,
     thumbnails_from: "FeatureCache | None" = None,
+    *,
+    wide: bool,
+    open_page: bool,
 ) -> None:
-    """Print an evaluation, write its report, and print the paths."""
+    """Print an evaluation, write its report, print the paths, and open the page."""
     from moodfuse.evaluate.report import (
         PAGE,
         predictions_name,
@@ -142,22 +164,15 @@ def _present(
         write_report,
     )
 
-    print_evaluation(evaluation)
+    print_evaluation(evaluation, wide=wide)
     if comparison is not None:
-        print_comparison(comparison)
-    with _spinner("Drawing"):
+        print_comparison(comparison, wide=wide)
+    with ProgressBar("Drawing", transient=True):
         figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
-    click.echo(
-        f"report: {folder} (metrics.json, metrics.csv, {predictions_name(evaluation)}, report.md, table.tex, "
-        f"{2 * len(figures)} figures)"
-    )
+    files = f"metrics.json, metrics.csv, {predictions_name(evaluation)}, report.md, table.tex"
+    print_lines([f"report: {folder} ({files}, {2 * len(figures)} figures)"], wrap=True)
     click.echo(f"page: {folder / PAGE}")
-
-
-def _spinner(title: str) -> "Status":
-    """A spinner on stderr; silent without a terminal."""
-    from rich.console import Console
-
-    return Console(stderr=True).status(title)
+    if open_page and click.launch(str(folder / PAGE)):
+        report(f"WARNING no browser could be started; open {folder / PAGE} yourself")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.console import command_line, printable
+from moodfuse.cache.terminal import Column, ProgressBar, print_table, report, wide_option
 from moodfuse.options import check_no_effect
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
 @click.option(
     "--force", is_flag=True, help="Export a result even if it is no better than the class frequencies."
 )
+@wide_option
 def fuse_command(
     cache_path: Path, run_name: str | None, result: str | None, folder: Path | None, **options: Any
 ) -> None:
@@ -92,16 +94,26 @@ def fuse_command(
     Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each
     network's own prediction is among the results, as head "network".
 
-    Example: moodfuse fuse --cache work --combine zhou2022 --head softmax
-
-    Then: moodfuse fuse --cache work --run run-1 --export best
+    \b
+    Example:
+      moodfuse fuse --cache work --combine zhou2022 --head softmax
+      moodfuse fuse --cache work --run run-1 --export best
     """
+    from moodfuse.cache.run_log import run_log
+
+    with run_log(cache_path, command_line(click.get_current_context())):
+        _run(cache_path, run_name, result, folder, options)
+
+
+def _run(
+    cache_path: Path, run_name: str | None, result: str | None, folder: Path | None, options: dict[str, Any]
+) -> None:
     from moodfuse.cache.runs import read_run, resolve_run_name, run_names
     from moodfuse.cache.store import FeatureCache
     from moodfuse.fuse.settings import AblationSettings
 
     context = click.get_current_context()
-    missing, force = options.pop("missing"), options.pop("force")
+    missing, force, wide = (options.pop(name) for name in ("missing", "force", "wide"))
     cache = FeatureCache(cache_path)
     if options["class_weight"] == "none":
         options["class_weight"] = None
@@ -113,7 +125,7 @@ def fuse_command(
             ("folder", "missing", "force"),
             "belongs to --export; add --export best, or the name of a result",
         )
-        _fuse(cache, ablation)
+        _fuse(cache, ablation, wide=wide)
         return
     from moodfuse.export import ExportSettings, check_planned
     from moodfuse.model.folder import model_folder
@@ -129,20 +141,22 @@ def fuse_command(
         run = read_run(cache, run_name)
     else:
         check_planned(cache, ablation, settings(resolve_run_name(cache, run_name)))
-        run = _fuse(cache, ablation)
+        run = _fuse(cache, ablation, wide=wide)
     _export(cache, run, settings(run.name))
 
 
-def _fuse(cache: "FeatureCache", settings: "AblationSettings") -> "Run":
+def _fuse(cache: "FeatureCache", settings: "AblationSettings", *, wide: bool) -> "Run":
     from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
     from moodfuse.fuse.ablation import accuracies, run_ablation
 
     run = run_ablation(cache, settings)
     write_run(cache, run)
-    width = max(len(result.name) for result in run.results)
-    for result, accuracy in zip(run.results, accuracies(run), strict=True):
-        notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
-        click.echo(printable(f"{result.name:<{width}}  {accuracy:.3f}{notes}"))
+    columns = (Column("result"), Column("accuracy", number=True), Column("notes", drop=1))
+    rows = [
+        (result.name, f"{accuracy:.3f}", "; ".join(result.notes))
+        for result, accuracy in zip(run.results, accuracies(run), strict=True)
+    ]
+    print_table(columns, [rows], wide=wide)
     measure = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
     click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache.path} --run {run.name}")
@@ -152,7 +166,8 @@ def _fuse(cache: "FeatureCache", settings: "AblationSettings") -> "Run":
 def _export(cache: "FeatureCache", run: "Run", settings: "ExportSettings") -> None:
     from moodfuse.export import export_model
 
-    card = export_model(cache, run, settings, echo=lambda line: click.echo(printable(line), err=True))
+    with ProgressBar("Exporting the model", transient=True):
+        card = export_model(cache, run, settings, echo=report)
     accuracy = card.expected["accuracy"]
     click.echo(f"model: {settings.folder} ({printable(card.name)}; cross-validated accuracy {accuracy:.3f})")
     click.echo(f"next: moodfuse predict --model {shlex.quote(str(settings.folder))} FILE...")

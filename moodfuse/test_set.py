@@ -14,6 +14,7 @@ from moodfuse.cache.folds import join_groups
 from moodfuse.cache.recipe import MODALITY_NAMES
 from moodfuse.cache.records import Clip
 from moodfuse.cache.runs import Result, Run
+from moodfuse.cache.terminal import track
 from moodfuse.evaluate.evaluation import TEST
 from moodfuse.model.folder import TRAINING, TrainingClip, read_training_clips
 from moodfuse.model.model import Model
@@ -76,7 +77,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) 
     requests = [LabelRequest(clip.path, clip.start_s, clip.end_s) for clip in new]
     predictions: dict[str, Prediction] = {}
     results = model.label(requests, jobs=jobs, explain=False, on_decoded=keep_marks)
-    for clip, result in zip(new, results, strict=True):
+    for clip, result in zip(new, track(results, total=len(new), what="Labelling"), strict=True):
         if isinstance(result, Prediction):
             predictions[clip.id] = result
         else:

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
 from rich.filesize import decimal as size
-from rich.table import Table
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
@@ -20,31 +17,10 @@ from moodfuse.cache.maintenance.repair import Repair
 from moodfuse.cache.maintenance.verify import Verification
 from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN
 from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.terminal import Column, print_lines, print_table
 
 LISTING_SCHEMA = 1
-_WIDTH = 110
 _KINDS = {BAD: "set_aside", TEMPORARY: "temporaries", UNKNOWN: "unknown"}
-
-
-def _print_table(
-    title: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]]
-) -> None:
-    """Print a table whose text columns wrap, so that no column is dropped in a narrow terminal."""
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in texts:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(printable(str(cell)) for cell in row))
-    if table.row_count:
-        console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False, emoji=False)
-        console.print(table)
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(printable(line))
 
 
 def _sum_bytes(records: Iterable[Any]) -> int:
@@ -101,24 +77,40 @@ def _count_media(inventory: Inventory) -> tuple[int, int]:
     return len({entry.path.name.partition("-")[0] for entry in media}), _sum_bytes(media)
 
 
-def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
+_RECIPE_COLUMNS = (
+    Column("source"),
+    Column("recipe", drop=3),
+    Column("network", drop=4),
+    Column("depth", drop=1),
+    Column("state"),
+    Column("blocks complete"),
+    Column("parts", number=True, drop=2),
+    Column("size", number=True),
+)
+_BLOCK_COLUMNS = (
+    Column("source"),
+    Column("recipe", drop=3),
+    Column("tuned on", drop=4),
+    Column("holdout"),
+    Column("rows", number=True),
+    Column("clips", number=True),
+    Column("parts", number=True, drop=2),
+    Column("size", number=True),
+    Column("weights", number=True, drop=1),
+)
+
+
+def print_inventory(inventory: Inventory, *, every_block: bool, wide: bool) -> None:
     """Print the plan, the sources and the runs; with `every_block` each block too."""
-    _print_lines(summary_lines(inventory))
-    _print_table(
-        "sources",
-        ("source", "recipe", "network", "depth", "state", "blocks complete"),
-        ("parts", "size"),
-        (_make_recipe_row(recipe, inventory) for recipe in inventory.recipes),
-    )
+    print_lines(summary_lines(inventory))
+    rows = [_make_recipe_row(recipe, inventory) for recipe in inventory.recipes]
+    print_table(_RECIPE_COLUMNS, [rows], title="sources", wide=wide)
     if every_block:
-        _print_table(
-            "blocks",
-            ("source", "recipe", "tuned on", "holdout"),
-            ("rows", "clips", "parts", "size", "weights"),
-            (_make_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
-        )
-    runs = ((run.name, _describe_changes(run), size(run.bytes)) for run in inventory.runs)
-    _print_table("runs", ("run", "changes of its sources"), ("size",), runs)
+        blocks = [_make_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks]
+        print_table(_BLOCK_COLUMNS, [blocks], title="blocks", wide=wide)
+    runs = [(run.name, _describe_changes(run), size(run.bytes)) for run in inventory.runs]
+    columns = (Column("run"), Column("changes of its sources"), Column("size", number=True))
+    print_table(columns, [runs], title="runs", wide=wide)
     click.echo(f"to list what can be removed: moodfuse cache prune --cache {printable(str(inventory.path))}")
 
 
@@ -196,38 +188,39 @@ def _describe_changes(run: RunInfo) -> str:
 
 def print_verification(root: Path, verification: Verification) -> None:
     """Print a line for each bad file, notes on the others, and the counts."""
-    _print_lines(f"bad: {fault.relative_path}: {fault.reason}" for fault in verification.faults)
+    print_lines(f"bad: {fault.relative_path}: {fault.reason}" for fault in verification.faults)
     for sentence in verification.disagreements:
         click.echo(printable(f"nondeterminism: {sentence.removeprefix(f'{root}/')}"))
     for kind, word in ((BAD, "quarantined earlier"), (TEMPORARY, "temporary"), (UNKNOWN, "unknown")):
-        _print_lines(f"{word}: {path}" for path in verification.others[kind])
+        print_lines(f"{word}: {path}" for path in verification.others[kind])
     if verification.stale_clips_csv:
         click.echo("note: clips.csv differs from the current plan; nothing reads it, and extract rewrites it")
     if outputs := len(verification.others["output"]):
-        click.echo(f"not checked: {outputs} files of reports and models, which have no digest")
+        click.echo(f"not checked: {outputs} files of reports, models and logs, which have no digest")
     bad = len(verification.faults) or "none"
     click.echo(f"{verification.checked} files, {size(verification.bytes)} checked: {bad} bad")
 
 
 def print_repair(root: Path, done: Repair) -> None:
     """Print what was quarantined and rewritten, what failed, and the commands that restore the rest."""
-    _print_lines(f"quarantined: {path}.bad" for path in done.quarantined)
-    _print_lines(f"rewritten: {path}" for path in done.rewritten)
-    _print_lines(f"failed: {sentence}" for sentence in done.failed)
+    print_lines(f"quarantined: {path}.bad" for path in done.quarantined)
+    print_lines(f"rewritten: {path}" for path in done.rewritten)
+    print_lines(f"failed: {sentence}" for sentence in done.failed)
     if not done.remedies:
         return
-    _print_lines(["to restore what was lost, run:", *(f"  {command}" for command in done.remedies)])
+    print_lines(["to restore what was lost, run:", *(f"  {command}" for command in done.remedies)])
     with suppress(MoodfuseError):
         commands = FeatureCache(root).commands
-        _print_lines(["the commands that filled this cache:", *(f"  {command}" for command in commands)])
+        print_lines(["the commands that filled this cache:", *(f"  {command}" for command in commands)])
 
 
-def print_pruning(pruning: PrunePlan, failed: Sequence[str], *, dry_run: bool) -> None:
+def print_pruning(pruning: PrunePlan, failed: Sequence[str], *, dry_run: bool, wide: bool) -> None:
     """Print what is to be removed, or was, with reasons; what stays; and the space that this frees."""
     rows = [(removal.relative_path, removal.reason, size(removal.bytes)) for removal in pruning.removals]
-    _print_table("", ("file or folder", "reason"), ("size",), rows)
-    _print_lines([f"kept: {sentence}" for sentence in pruning.kept])
-    _print_lines([f"failed: {sentence}" for sentence in failed])
+    columns = (Column("file or folder"), Column("reason"), Column("size", number=True))
+    print_table(columns, [rows], wide=wide)
+    print_lines([f"kept: {sentence}" for sentence in pruning.kept])
+    print_lines([f"failed: {sentence}" for sentence in failed])
     total = size(_sum_bytes(pruning.removals))
     if not pruning.removals:
         click.echo("nothing to prune")

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from moodfuse.cache.audits import FORMAT_OF_MARKS, check_marks, read_audit_file
 from moodfuse.cache.blocks import NetworkFolder, check_each_once, disagreements, open_features, part_files
@@ -33,6 +31,7 @@ from moodfuse.cache.storage.files import check_keys, file_status, listing, read_
 from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
+from moodfuse.cache.terminal import track
 
 DAMAGED, MISSING, UNREADABLE = "damaged", "missing", "unreadable"
 _FOLDERS = ("plans", "tables", "sources", "features")
@@ -201,8 +200,8 @@ def verify(root: Path, *, show_progress: bool = False) -> Verification:
         Fault(entry.relative_path, FOLDER, entry.fault, UNREADABLE) for entry in files if entry.kind == FOLDER
     ]
     to_check = [entry for entry in files if entry.kind in CHECKS]
-    console = Console(stderr=True)
-    for entry in track(to_check, "Checking", console=console, transient=True, disable=not show_progress):
+    what = "Checking" if show_progress else ""
+    for entry in track(to_check, total=len(to_check), what=what, transient=True):
         if fault := _check(entry):
             faults.append(fault)
     damaged_folders = {(root / fault.relative_path).parent for fault in faults}

@@ -36,7 +36,7 @@ KINDS = {
     "fits": rf"fits/{_NAME}/{_NAME}\.h5",
     "run": rf"runs/{_NAME}/run\.json",
     "predictions": rf"runs/{_NAME}/predictions-[^/]*\.h5",
-    "output": rf"runs/{_NAME}/(?:report|model)/.*",
+    "output": rf"runs/{_NAME}/(?:report|model)/.*|logs/[^/.][^/]*\.log",
 }
 """Kind of file to its path below the cache folder, as a pattern."""
 TEMPORARY, BAD, UNKNOWN, FOLDER = "temporary", "bad", "unknown", "folder"
@@ -52,6 +52,7 @@ _FOLDERS = {
     "networks": rf"networks(?:/{_NAME}){{0,2}}",
     "fits": rf"fits(?:/{_NAME})?",
     "runs": rf"runs(?:/{_NAME}(?:/(?:report|model)(?:/[^/]+){{0,6}})?)?",
+    "logs": "logs",
 }
 _KIND = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in KINDS.items()), re.DOTALL)
 _FOLDER = re.compile("|".join(_FOLDERS.values()), re.DOTALL)

@@ -8,13 +8,9 @@ from importlib.resources import files
 from typing import NamedTuple
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from moodfuse.cache.console import printable
 from moodfuse.cache.runs import LEAKY_MARK, Run
+from moodfuse.cache.terminal import Column, print_lines, print_table
 from moodfuse.evaluate.difference import Difference, MetricDifference
 from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
@@ -25,8 +21,8 @@ from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRo
 from moodfuse.evaluate.selection import class_frequency_loss
 
 TEMPLATES = files("moodfuse.evaluate.report") / "templates"
-TABLE_WIDTH = 132
-"""On a narrower terminal lines wrap, so that no number is lost."""
+_DROPPED = {"notes": 4, "ECE": 3, "macro F1": 2, "recipe": 2, "AUC": 1}
+"""Columns that are left out in a narrow terminal, those of the highest number first."""
 _CLEAR_PICK = 0.5
 """Below this fraction of the draws no result is selected by a majority."""
 
@@ -268,47 +264,36 @@ def latex_table(evaluation: Evaluation) -> str:
     return render_report("table.tex.j2", evaluation, sections=sections, label=label).rstrip("\n") + "\n"
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation, *, wide: bool = False) -> None:
     """Print the main finding, every result, comparisons and notes."""
     run, summary = evaluation.run, summarize(evaluation)
     size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
-    _print_lines([summary.claim, f"{evaluation.marker} {size}".strip()])
-    _print_table(results_table(evaluation, [evaluation.ranked]))
-    _print_lines(summary.context)
+    print_lines([summary.claim, f"{evaluation.marker} {size}".strip()], wrap=True)
+    _print_table(results_table(evaluation, [evaluation.ranked]), wide=wide)
+    print_lines(summary.context, wrap=True)
     if evaluation.modalities:
-        _print_table(modality_table(evaluation))
-    _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in evaluation.planned)
-    _print_lines(summary.limits)
+        _print_table(modality_table(evaluation), wide=wide)
+    tests = (f"{evaluation.marker} {test.sentence}".strip() for test in evaluation.planned)
+    print_lines(tests, wrap=True)
+    print_lines(summary.limits, wrap=True)
     for rows in evaluation.importance_by_head[:1]:
-        _print_table(importance_table(evaluation, rows))
+        _print_table(importance_table(evaluation, rows), wide=wide)
     if evaluation.inflation is not None:
-        _print_table(inflation_table(evaluation.inflation))
-    _print_lines(f"note: {note}" for note in _remaining_notes(evaluation))
+        _print_table(inflation_table(evaluation.inflation), wide=wide)
+    print_lines((f"note: {note}" for note in _remaining_notes(evaluation)), wrap=True)
 
 
-def _print_table(content: TextTable) -> None:
-    """Print a table whose text columns may wrap; numbers stay on one line."""
-    table = Table(title=content.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, name in enumerate(content.columns):
-        if index < content.text_columns or name == "notes":
-            table.add_column(name, overflow="fold")
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
-    for section in content.sections:
-        for cells in section:
-            table.add_row(*map(printable, cells))
-        table.add_section()
-    width = max(Console().width, TABLE_WIDTH)
-    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
-    _print_lines([content.description])
+def _print_table(content: TextTable, *, wide: bool) -> None:
+    """Print a table and its description; what is left out first in a narrow terminal is in `_DROPPED`."""
+    columns = [
+        Column(name, index >= content.text_columns and name != "notes", _DROPPED.get(name, 0))
+        for index, name in enumerate(content.columns)
+    ]
+    print_table(columns, content.sections, title=content.title, wide=wide)
+    print_lines([content.description], wrap=True)
 
 
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(printable(line))
-
-
-def print_comparison(comparison: Comparison) -> None:
+def print_comparison(comparison: Comparison, *, wide: bool = False) -> None:
     """Print published scores with ours, notes, and commands for missing rows."""
     name, run = comparison.published.name, comparison.evaluation.run
     description = (
@@ -322,11 +307,11 @@ def print_comparison(comparison: Comparison) -> None:
         for table in (NETWORKS, FUSION)
     ]
     title = f"{comparison.evaluation.marker} Comparison with {name}".strip()
-    _print_table(TextTable(title, description, columns, 3, sections))
-    _print_lines(f"note: {note}" for note in comparison.notes)
+    _print_table(TextTable(title, description, columns, 3, sections), wide=wide)
+    print_lines((f"note: {note}" for note in comparison.notes), wrap=True)
     if comparison.commands:
         click.echo("commands that make the missing rows of ours, before running evaluate again:")
-        _print_lines(f"  {command}" for command in comparison.commands)
+        print_lines(f"  {command}" for command in comparison.commands)
 
 
 def _comparison_cells(row: ComparedRow) -> tuple[str, ...]:
@@ -343,20 +328,22 @@ def _comparison_cells(row: ComparedRow) -> tuple[str, ...]:
     return (row.networks, method, recipe, *published, *ours)
 
 
-def print_difference(difference: Difference) -> None:
+def print_difference(difference: Difference, *, wide: bool = False) -> None:
     """Print the difference of two results in a sentence, as a table, and by clip."""
-    _print_lines([difference.sentence, "", f"A: {difference.first}", f"B: {difference.second}"])
-    _print_narrow(("", "A", "B", "B minus A [95 % CI]", "p"), _difference_rows(difference), numbers=True)
-    _print_lines([f"Test: {difference.test}."])
+    names = [f"A: {difference.first}", f"B: {difference.second}"]
+    print_lines([difference.sentence, "", *names], wrap=True)
+    columns = [Column(""), *(Column(name, number=True) for name in ("A", "B", "B minus A [95 % CI]", "p"))]
+    print_table(columns, [_difference_rows(difference)], wide=wide)
+    print_lines([f"Test: {difference.test}."], wrap=True)
     changed = difference.changed
     right = sum(clip.became == "right" for clip in changed)
     plan = ", under the first fold plan" if difference.repeats > 1 else ""
     counts = f"{right} became right, {len(changed) - right} became wrong"
-    _print_lines(["", f"Clips that changed from A to B: {counts}{plan}."])
-    if changed:
-        cells = [(clip.id, clip.label, clip.first, clip.second, clip.became) for clip in changed]
-        _print_narrow(("clip", "label", "A", "B", "became"), cells)
-    _print_lines(f"note: {note}" for note in difference.notes)
+    print_lines(["", f"Clips that changed from A to B: {counts}{plan}."], wrap=True)
+    cells = [(clip.id, clip.label, clip.first, clip.second, clip.became) for clip in changed]
+    labels = (Column(name, narrow=12) for name in ("label", "A", "B", "became"))
+    print_table([Column("clip"), *labels], [cells], wide=wide)
+    print_lines((f"note: {note}" for note in difference.notes), wrap=True)
 
 
 def _difference_rows(difference: Difference) -> list[tuple[str, ...]]:
@@ -378,20 +365,3 @@ def _difference_rows(difference: Difference) -> list[tuple[str, ...]]:
         for name, gain, scale, digits in rows
         if gain is not None
     ]
-
-
-def _print_narrow(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> None:
-    """Print a table that fits the terminal: text that is too long is cut, no line wraps."""
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for index, name in enumerate(columns):
-        if index == 0:
-            table.add_column(name)
-        elif numbers:
-            table.add_column(name, justify="right", no_wrap=True)
-        else:
-            table.add_column(name, no_wrap=True, overflow="ellipsis", max_width=14)
-    for first, *cells in rows:
-        # The only column that rich may narrow; its cells are cut nevertheless.
-        text = Text(printable(first), no_wrap=True, overflow="ellipsis")
-        table.add_row(text, *map(printable, cells))
-    Console(highlight=False, markup=False, emoji=False).print(table)

@@ -2,15 +2,17 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moodfuse.cache.csv_rows import describe_doubtful_labels
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.feasibility import check_feasible
 from moodfuse.cache.folds import PlanChoice, join_groups, next_plan
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.terminal import track
 from moodfuse.extract.dataset.duplicates import (
     audit_clips,
     describe_audit,
@@ -30,7 +32,7 @@ from moodfuse.extract.media.container import MediaFacts
 from moodfuse.extract.media.decode import MEDIA_RULES
 from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, probe_many
-from moodfuse.extract.progress import FailureCounter, describe_statuses, track
+from moodfuse.extract.progress import FailureCounter, describe_statuses
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,13 @@ def check(
     """
     decoding = DecodeSettings(jobs, impute, rules or ReadingRules())
     scanned = scan_data(data, group_pattern=group_pattern, audio_files=impute)
+    try:
+        check_feasible(scanned.clips, PlanChoice(folds=folds))
+    except InputError as error:
+        groups = join_groups(scanned.clips, {clip.id: clip.path for clip in scanned.clips})
+        first = f"{len(scanned.clips)} clips in {data}, not read because no fold plan is possible"
+        lines = [first, *(f"  {line}" for line in _label_lines(scanned.clips, groups)), *scanned.messages]
+        raise InputError("\n".join([*lines, str(error)])) from error
     if decode:
         with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
             cache = FeatureCache(Path(folder) / "check", create=True)
@@ -100,14 +109,20 @@ def _read_headers(clips: Sequence[Clip], decoding: DecodeSettings) -> list[ClipS
     return statuses
 
 
+def _label_lines(clips: Sequence[Clip], groups: Mapping[str, str]) -> Iterator[str]:
+    """Warnings about labels, and the clips and groups of each label; `groups` is by id, of usable clips."""
+    yield from (f"WARNING {line}" for line in describe_doubtful_labels(clips))
+    usable = [clip for clip in clips if clip.id in groups]
+    for label, count in sorted(Counter(clip.label for clip in usable).items()):
+        groups_of_label = {groups[clip.id] for clip in usable if clip.label == label}
+        yield f"{label}: {count} clips, {len(groups_of_label)} groups"
+
+
 def _clip_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
     """Which clips are refused, and the clips and groups of each label."""
     yield from describe_statuses(statuses)
-    yield from (f"WARNING {line}" for line in describe_doubtful_labels(status.clip for status in statuses))
-    usable = [status for status in statuses if status.ok]
-    for label, count in sorted(Counter(status.clip.label for status in usable).items()):
-        groups = {status.group for status in usable if status.clip.label == label}
-        yield f"{label}: {count} clips, {len(groups)} groups"
+    groups = {status.clip.id: status.group for status in statuses if status.ok}
+    yield from _label_lines([status.clip for status in statuses], groups)
     sizes = Counter(status.group for status in statuses)
     if shared := sum(size > 1 for size in sizes.values()):
         yield f"{shared} groups hold more than one clip"

@@ -16,6 +16,7 @@ from moodfuse.cache.audits import KINDS, Audit, ClipMarks, Finding, MarkStore, r
 from moodfuse.cache.name_series import describe_name_series, find_name_series, strip_window
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.terminal import ProgressBar
 from moodfuse.extract.dataset.fingerprints import (
     FAN_OUT,
     Marks,
@@ -147,7 +148,8 @@ def audit_clips(statuses: Sequence[ClipStatus], store: MarkStore) -> Audit | Non
             )
             return None
         clips.append(AuditedClip(status.clip.id, status.group, status.file_sha256, marks))
-    return Audit(RULES, find_duplicates(clips))
+    with ProgressBar("Comparing clips", transient=True):
+        return Audit(RULES, find_duplicates(clips))
 
 
 def audit_cache(cache: FeatureCache) -> Audit | None:

@@ -17,13 +17,14 @@ from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.folds import join_groups
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.terminal import track
 from moodfuse.extract.dataset.fingerprints import find_audio_peaks, hash_frames
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import MEDIA_RULES, SHORT_SIDE_PX, DecodedClip
 from moodfuse.extract.media.limits import MAX_FILE_BYTES, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from moodfuse.extract.pending import shared_chunks
-from moodfuse.extract.progress import FailureCounter, track
+from moodfuse.extract.progress import FailureCounter
 from moodfuse.extract.runtime import import_torch_in_background
 
 # Raise the number whenever fingerprints change.

@@ -18,6 +18,7 @@ from moodfuse.extract.networks.registry import (
     list_networks,
     network_spec,
     preprocessing_from_record,
+    registered_names,
 )
 from moodfuse.extract.networks.weights.fetch import fetch_weights, print_weights
 from moodfuse.extract.networks.weights.files import WeightsError, load_weights_file, save_weights
@@ -57,6 +58,7 @@ __all__ = [
     "network_spec",
     "preprocessing_from_record",
     "print_weights",
+    "registered_names",
     "save_weights",
     "trunk_names",
     "weights_facts",

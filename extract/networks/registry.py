@@ -320,6 +320,12 @@ def is_registered(name: str) -> bool:
     return is_known or name in entry_points(group=ENTRY_POINT_GROUP).names
 
 
+def registered_names() -> list[str]:
+    """The names for which `is_registered` is true, those of a hub as ``prefix:MODEL``."""
+    added = entry_points(group=ENTRY_POINT_GROUP).names
+    return [*NETWORKS, *added, *(f"{prefix}:MODEL" for prefix in HUBS)]
+
+
 def default_weights(name: str) -> str | None:
     """Weights of a network unless the user names others; `None` if it then starts from random values."""
     return PRETRAINED if name.startswith("hf:") else network_spec(name).weights
@@ -361,8 +367,7 @@ def _added_spec(name: str) -> NetworkSpec:
     """The `NetworkSpec` of another package, under the name by which it was asked for."""
     added = entry_points(group=ENTRY_POINT_GROUP)
     if name not in added.names and ":" not in name:
-        known = [*NETWORKS, *added.names, *(f"{prefix}:MODEL" for prefix in HUBS), "package.module:NAME"]
-        raise UnknownNameError("source", name, known)
+        raise UnknownNameError("source", name, [*registered_names(), "package.module:NAME"])
     if name not in added.names and name.split(".")[0].split(":")[0] not in packages_distributions():
         raise InputError(
             f"unknown source {name!r}: no installed package has this module; install it, or write "

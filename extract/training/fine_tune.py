@@ -22,6 +22,8 @@ from moodfuse.extract.networks import load_weights_file, save_weights
 
 log = logging.getLogger(__name__)
 State = dict[str, Tensor]
+OnEpoch = Callable[[int, float], object]
+"""Called after each epoch with its number, from 1, and its loss: of early stopping or the last batch."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,14 @@ def correct_logits(bias: nn.Parameter, targets: Sequence[int]) -> None:
         bias.add_(torch.log(counts / len(targets)).to(bias))
 
 
-def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Path | None = None) -> int:
+def tune(
+    network: nn.Module,
+    data: TuningData,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> int:
     """Tune `network` in place and return the number of its best epoch, from 1.
 
     The network is left in eval mode with the weights of that epoch. The checkpoint is written after every
@@ -106,17 +115,20 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
     while progress.epoch < tuning.epochs:
         if stop and progress.epoch - progress.best_epoch >= tuning.patience:
             break
-        _train_epoch(network, data, optimizer, loss, tuning.batch, derived_seed(seed, progress.epoch))
+        epoch_seed = derived_seed(seed, progress.epoch)
+        epoch_loss = _train_epoch(network, data, optimizer, loss, tuning.batch, epoch_seed)
         progress.epoch += 1
         if not stop:
             progress.best_epoch = progress.epoch
         else:
-            stop_loss = _stop_loss(network, data, loss, stop)
-            if stop_loss < (math.inf if progress.best_loss is None else progress.best_loss):
-                progress.best_loss, progress.best_epoch = stop_loss, progress.epoch
+            epoch_loss = _stop_loss(network, data, loss, stop)
+            if epoch_loss < (math.inf if progress.best_loss is None else progress.best_loss):
+                progress.best_loss, progress.best_epoch = epoch_loss, progress.epoch
                 best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         if checkpoint is not None:
             _save_checkpoint(checkpoint, network, best, optimizer, progress)
+        if on_epoch is not None:
+            on_epoch(progress.epoch, epoch_loss)
     if best is not None:
         network.load_state_dict(best)
     if tuning.class_weight == "balanced":
@@ -132,12 +144,13 @@ def _train_epoch(
     loss: nn.Module,
     batch_size: int,
     seed: int,
-) -> None:
+) -> float:
+    """Take the steps of an epoch, and return the loss of its last batch."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(derived_seed(seed, "dropout"))
     network.train()
     clips = data.clips("tune")
-    order = torch.randperm(len(clips), generator=generator)
+    order, batch_loss = torch.randperm(len(clips), generator=generator), torch.tensor(math.nan)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in order.split(batch_size):
@@ -147,8 +160,10 @@ def _train_epoch(
 
     for inputs, targets in prefetch(batches()) if data.device.type == "cuda" else batches():
         optimizer.zero_grad(set_to_none=True)
-        loss(data.score(inputs.to(data.device)), targets.to(data.device)).backward()
+        batch_loss = loss(data.score(inputs.to(data.device)), targets.to(data.device))
+        batch_loss.backward()
         optimizer.step()
+    return float(batch_loss.detach())
 
 
 def prefetch(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:

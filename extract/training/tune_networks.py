@@ -15,15 +15,15 @@ from moodfuse.cache.files import discard, quarantine
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.store import FeatureCache, TrainingClips
+from moodfuse.cache.terminal import ProgressBar
 from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media.pool import end_with_parent
 from moodfuse.extract.networks import find_hub, load_weights_file, save_weights, trunk_names
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.pending import BlockWriter, Work, shared_order
-from moodfuse.extract.progress import track
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
-from moodfuse.extract.training.fine_tune import TuningData, tune
+from moodfuse.extract.training.fine_tune import OnEpoch, TuningData, tune
 
 log = logging.getLogger(__name__)
 NETWORKS_PER_TASK = 3  # starting a process for fewer takes as long as tuning them
@@ -42,6 +42,7 @@ def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, s
         save_body(cache.network_path(recipe, None), recipe, worker.network)
     embedded = _embed_frozen(cache, work, worker, store) if work.trunk else 0
     title, networks = f"{recipe.source}: tuning ({recipe.depth})", shared_order(work.networks)
+    _warn_about_fixed_epochs(recipe, networks)
     if (processes := count_processes(work, settings.jobs)) == 1:
         counts = [tune_networks(cache, worker, networks, title=title)]
     else:
@@ -49,9 +50,21 @@ def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, s
         results = Parallel(processes, return_as="generator")(
             delayed(_tune_in_process)(cache.path, recipe, weights, store, task) for task in tasks
         )
-        counts = list(track(results, total=len(tasks), what=title))
+        counts = []
+        with ProgressBar(title, total=len(networks)) as bar:
+            for task, done in zip(tasks, results, strict=True):
+                counts.append(done)
+                bar.advance(len(task))
     release_freed_memory()
     return sum(tuned for tuned, _ in counts), embedded + sum(embedded for _, embedded in counts)
+
+
+def _warn_about_fixed_epochs(recipe: Recipe, networks: Sequence[TrainingClips]) -> None:
+    """Warn once about the networks of a source for which no training clips are kept for early stopping."""
+    count = sum(not any(role == "stop" for _, _, role in training_clips) for training_clips in networks)
+    if count and recipe.tuning is not None:
+        text = "%s: %d of %d networks have fewer than 3 groups of a class and are tuned for all %d epochs"
+        log.warning(text, recipe.source, count, len(networks), recipe.tuning.epochs)
 
 
 def _embed_frozen(cache: FeatureCache, work: Work, worker: SourceWorker, store: MediaStore) -> int:
@@ -109,12 +122,18 @@ def tune_networks(
             return worker.full_rows(worker.read(digest))
         return worker.head_rows(activations[digest])
 
-    for training_clips in track(networks, total=len(networks), what=title):
-        cache.write_training_clips(recipe, training_clips)  # also restores a lost record
-        writer = BlockWriter(cache, recipe, training_clips)
-        if any(map(writer.needs, digests)):
-            tuned += tune_one(cache, worker, training_clips, activations)
-            embedded += writer.compute(digests, row)
+    with ProgressBar(title, total=len(networks)) as bar:
+
+        def show_epoch(epoch: int, loss: float) -> None:
+            bar.describe(note=f"epoch {epoch}, loss {loss:.3f}")
+
+        for training_clips in networks:
+            cache.write_training_clips(recipe, training_clips)  # also restores a lost record
+            writer = BlockWriter(cache, recipe, training_clips)
+            if any(map(writer.needs, digests)):
+                tuned += tune_one(cache, worker, training_clips, activations, on_epoch=show_epoch)
+                embedded += writer.compute(digests, row)
+            bar.advance()
     return tuned, embedded
 
 
@@ -129,7 +148,12 @@ def read_activations(cache: FeatureCache, recipe: Recipe) -> Activations:
 
 
 def tune_one(
-    cache: FeatureCache, worker: SourceWorker, training_clips: TrainingClips, activations: Activations
+    cache: FeatureCache,
+    worker: SourceWorker,
+    training_clips: TrainingClips,
+    activations: Activations,
+    *,
+    on_epoch: OnEpoch | None = None,
 ) -> bool:
     """Load the network of these training clips, or tune and store it; returns whether it was tuned."""
     recipe, path = worker.recipe, cache.network_path(worker.recipe, training_clips)
@@ -147,18 +171,13 @@ def tune_one(
         scaler = Standardisation.of(
             [activations[digest] for digest, _, role in training_clips if role == "tune"]
         )
-        epoch = tune(
-            worker.tuned, head_data(worker, training_clips, cache.classes, activations, scaler), recipe
-        )
+        data = head_data(worker, training_clips, cache.classes, activations, scaler)
+        epoch = tune(worker.tuned, data, recipe, on_epoch=on_epoch)
         scaler.fold_into(worker.head)
     else:
-        epoch = tune(
-            worker.tuned, full_data(worker, training_clips, cache.classes), recipe, checkpoint=checkpoint
-        )
+        data = full_data(worker, training_clips, cache.classes)
+        epoch = tune(worker.tuned, data, recipe, checkpoint=checkpoint, on_epoch=on_epoch)
     early = any(role == "stop" for _, _, role in training_clips)
-    if not early:
-        text = "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs"
-        log.warning(text, recipe.source, epoch)
     metadata = {
         "classes": list(cache.classes),
         "epoch": epoch,

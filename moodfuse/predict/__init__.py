@@ -15,6 +15,7 @@ class PredictSettings:
     output: Path | None = None
     threshold: float = 0.5
     why: bool = False
+    wide: bool = False
     timeline: bool = False
     hop_s: float = 5.0
     html: Path | None = None

@@ -1,12 +1,15 @@
 """Label many files with a model: find them, skip those that the output has, write the rows of the others."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
 from moodfuse.cache.console import printable_lines
 from moodfuse.cache.csv_rows import check_encoding, read_listed_path, read_number, read_records
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.terminal import ProgressBar, terminal_width
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
     describe_ignored,
@@ -42,24 +45,34 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     """
     requests = expand(settings.inputs, echo=echo)
     _check_requests(requests, settings)
-    model = Model.load(folder, device=settings.device)
-    if not model.card.chosen:
-        echo("WARNING the model is not calibrated, so confidences may be misleading")
-    output = _open(model, settings, requests, stream)
-    left = [request for request in requests if request not in output.done]
-    refused = sum(request in output.refused for request in requests)
-    if len(left) < len(requests):
-        again = f", {refused} of them refused (--retry tries those again)" if refused else ""
-        echo(f"{len(requests) - len(left)} of {len(requests)} files are in {settings.output} already{again}")
-    if (settings.html or settings.plot) and not left:
-        raise InputError(
-            f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
-        )
     reasons: list[str] = []
-    label = _label_timelines if settings.timeline else _label_files
-    for answer in label(model, left, settings):
-        output.write(answer)
-        reasons += [row["error"]["code"] for row in list_windows(answer) if "error" in row]
+    total = len(requests) if len(requests) > 1 else None
+    with ProgressBar("Loading the model", total=total, transient=True) as bar:
+        shares_terminal = settings.output is None and stream.isatty()
+        writing = bar.paused if shares_terminal else nullcontext
+        model = Model.load(folder, device=settings.device)
+        if not model.card.chosen:
+            echo("WARNING the model is not calibrated, so confidences may be misleading")
+        with writing():
+            output = _open(model, settings, requests, stream)
+        left = [request for request in requests if request not in output.done]
+        refused = sum(request in output.refused for request in requests)
+        done = len(requests) - len(left)
+        if done:
+            again = f", {refused} of them refused (--retry tries those again)" if refused else ""
+            echo(f"{done} of {len(requests)} files are in {settings.output} already{again}")
+        if (settings.html or settings.plot) and not left:
+            raise InputError(
+                f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave "
+                "--output out"
+            )
+        bar.describe("Labelling")
+        bar.advance(done)
+        label = _label_timelines if settings.timeline else _label_files
+        for answer in label(model, left, settings, bar):
+            with writing():
+                output.write(answer)
+            reasons += [row["error"]["code"] for row in list_windows(answer) if "error" in row]
     output.close()
     if reasons:
         unit = "window" if settings.timeline else "file"
@@ -94,19 +107,30 @@ def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest],
         escape = printable_lines if stream.isatty() else str
         stream.write(escape(format_csv(columns)))
         return Output(stream, lambda answer: escape(format_csv_rows(answer, columns)))
-    width = min(60, max(len(request.file) for request in requests))
-    return Output(stream, lambda answer: format_table(answer, width=width, why=settings.why))
+    line_width, shared = None if settings.wide else terminal_width(stream), 0
+    if line_width is not None and len(requests) > 1:  # names without the folder that all files are in
+        files = [request.file for request in requests]
+        shared = os.path.commonprefix(files).rfind("/") + 1  # noqa: RUF071 - cut at the last slash
+    width = min(60, max(len(request.file) for request in requests) - shared)
+
+    def to_text(answer: Answer) -> str:
+        return format_table(answer, width=width, why=settings.why, line_width=line_width, skipped=shared)
+
+    return Output(stream, to_text)
 
 
-def _label_files(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Answer]:
+def _label_files(
+    model: Model, requests: list[LabelRequest], settings: PredictSettings, bar: ProgressBar
+) -> Iterator[Answer]:
     tally, jobs = FailureCounter(settings.rules), max(1, min(settings.jobs, len(requests)))
     for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
         yield result.to_dict(threshold=settings.threshold)
+        bar.advance()
         tally.count(request.file, result.code if isinstance(result, Refusal) else "")
 
 
 def _label_timelines(
-    model: Model, requests: list[LabelRequest], settings: PredictSettings
+    model: Model, requests: list[LabelRequest], settings: PredictSettings, bar: ProgressBar
 ) -> Iterator[Answer]:
     """Yield the time line of each file, or the refusal of one that cannot be opened."""
     tally = FailureCounter(settings.rules)
@@ -115,10 +139,12 @@ def _label_timelines(
             timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)
         except MediaError as error:
             yield make_refusal(request, error, model.id).to_dict()
+            bar.advance()
             tally.count(request.file, error.code)
             continue
         _draw(model, timeline, settings)
         yield timeline.to_dict(threshold=settings.threshold)
+        bar.advance()
         refused = dict(timeline.refusals)
         all_refused = 0 < len(refused) == len(timeline.starts_s)
         tally.count(request.file, refused[0].code if all_refused else "")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.terminal import report, wide_option
 from moodfuse.extract.options import reading_options, reading_rules
 from moodfuse.options import check_no_effect, device_option
 from moodfuse.predict import PredictSettings
@@ -20,12 +20,12 @@ PATH = click.Path(path_type=Path)
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE|FOLDER|LIST...")
-@click.option("--model", type=PATH, help="Model folder, written by `moodfuse fuse --export`.")
+@click.option("--model", type=PATH, help="Model folder, written by moodfuse fuse --export.")
 @click.option("--cache", type=PATH, help="Cache folder; use the model of its newest run that has one.")
 @click.option(
     "--format",
     type=click.Choice(["table", "jsonl", "csv", "parquet"]),
-    help="[default: by the name of --output, else table]",
+    help="How to write predictions.  [default: by the name of --output, else table]",
 )
 @click.option("--output", type=PATH, help="File to write to. Files that it already has are skipped.")
 @click.option("--retry", is_flag=True, help="Try the refused files of --output again.")
@@ -37,6 +37,7 @@ PATH = click.Path(path_type=Path)
     help="Mark predictions with a lower confidence as uncertain.",
 )
 @click.option("--why", is_flag=True, help="Show the contribution of each source in the table.")
+@wide_option
 @click.option("--timeline", is_flag=True, help="Label a window of 30 s that moves over each whole file.")
 @click.option(
     "--hop",
@@ -49,7 +50,11 @@ PATH = click.Path(path_type=Path)
 @click.option("--html", type=PATH, help="Write a page that shows one video with its time line.")
 @click.option("--plot", type=PATH, help="Draw one video's time line: PNG, SVG or PDF.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Decoding processes."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=min(2, os.cpu_count() or 1),
+    show_default="at most 2",
+    help="Decoding processes.",
 )
 @device_option
 @reading_options
@@ -70,9 +75,7 @@ def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, 
     settings = PredictSettings(rules=reading_rules(options), **{name: options[name] for name in names})
     folder = _model_folder(model, cache)
     try:
-        return label_all(
-            folder, settings, stream=sys.stdout, echo=lambda line: click.echo(printable(line), err=True)
-        )
+        return label_all(folder, settings, stream=sys.stdout, echo=report)
     except KeyboardInterrupt as error:
         hint = "the rows written so far are kept, run the command again to continue"
         if settings.output is None:
@@ -103,6 +106,7 @@ def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
         check_no_effect(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
     if form != "table":
         check_no_effect(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
+        check_no_effect(ctx, ["wide"], f"is for --format table, not for {form}; leave it out")
     if output is None:
         check_no_effect(ctx, ["retry"], "tries the refused files of an --output again; give --output FILE")
     if form == "parquet" and output is None:

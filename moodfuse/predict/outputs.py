@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TextIO
 
 from moodfuse.cache.console import printable
@@ -62,30 +63,51 @@ def format_csv_rows(answer: Answer, columns: Sequence[str]) -> str:
     return "".join(format_csv(row.get(name, "") for name in columns) for row in list_rows(answer))
 
 
-def format_table(answer: Answer, *, width: int, why: bool) -> str:
-    """Return an answer as a line for each window; with `why` followed by a line per source."""
-    return "".join(_format_window(row, width=width, why=why) for row in list_windows(answer))
+def format_table(
+    answer: Answer, *, width: int, why: bool, line_width: int | None = None, skipped: int = 0
+) -> str:
+    """Return an answer as a line for each window; with `why` followed by a line per source.
+
+    `width` is that of the column of file names, without their first `skipped` characters. Lines longer than
+    `line_width` get a shorter name, then lose the other labels, and then are wrapped.
+    """
+    lines = [
+        line
+        for row in list_windows(answer)
+        for line in _format_window(row, width=width, why=why, line_width=line_width, skipped=skipped)
+    ]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _format_window(row: Answer, *, width: int, why: bool) -> str:
-    name = printable(_as_unicode(row["file"]))
+def _format_window(row: Answer, *, width: int, why: bool, line_width: int | None, skipped: int) -> list[str]:
+    name, others, marks = printable(_as_unicode(row["file"][skipped:])), "", ""
+    if line_width is not None:
+        width = min(width, line_width // 2)
+        if len(name) > width:
+            name = f"{name[: width // 2]}…{name[width // 2 + 1 - width :]}"
     if "error" in row:
         text = f"REFUSED {row['error']['code']}: {row['error']['detail']}"
     else:
         ranked = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])
-        others = ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3])
-        text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
-        text += f"  without {row['missing']}" if row["missing"] else ""
-        text += f"  partial: {row['partial']}" if row.get("partial") else ""
+        others = "  (" + ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3]) + ")"
+        text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}"
+        marks = f"  without {row['missing']}" if row["missing"] else ""
+        marks += f"  partial: {row['partial']}" if row.get("partial") else ""
     window = ""
     if row.get("requested") != FIRST_WINDOW:
         shown = row.get("window") or row["requested"]
         window = "  " + "-".join(_format_time(time_s) for time_s in shown.values() if time_s is not None)
-    lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
+    line = f"{name:<{width}}{window}  {printable(text + others + marks)}"
+    if line_width is not None and len(line) > line_width:
+        line = f"{name:<{width}}{window}  {printable(text + marks)}"
+    lines = [line]
     for source, contribution in row.get("sources", {}).items() if why else ():
         explanation = _explain_source(source, contribution, row["label"])
-        lines.append(f"{'':<{width}}    {printable(explanation)}\n")
-    return "".join(lines)
+        indent = "" if line_width is not None else f"{'':<{width}}"
+        lines.append(f"{indent}    {printable(explanation)}")
+    if line_width is not None:
+        lines = [part for line in lines for part in wrap(line, line_width, subsequent_indent=" " * 6)]
+    return lines
 
 
 def _format_time(seconds: float) -> str:

@@ -17,6 +17,7 @@ import click
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.terminal import ProgressBar, report
 from moodfuse.extract.options import decoding_limits, limit_options
 from moodfuse.options import device_option
 
@@ -113,19 +114,19 @@ def serve_command(
             )
     names = {f"[{host}]" if ":" in host else host.lower(), *(name.lower() for name in allowed)}
     with _listen(host, port) as listener:
-        model = Model.load(folder, device=device, limits=decoding_limits(decoding))
+        with ProgressBar("Loading the model", transient=True):
+            model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         hosts = LOOPBACK_NAMES | names if local or allowed else None
         app = make_app(model, limits=limits, hosts=hosts, access_log=access_log, show_metrics=metrics)
         if not local:
-            click.echo(
-                f"Warning: {host} can be reached from other machines, and there is no login: anyone who "
-                "reaches it may upload files. Remove --host, or use a reverse proxy with a login",
-                err=True,
+            report(
+                f"WARNING {host} can be reached from other machines, and there is no login: anyone who "
+                "reaches it may upload files. Remove --host, or use a reverse proxy with a login"
             )
         click.echo(f"{printable(model.name)}: {_address(listener)} (Ctrl-C stops it)", err=True)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
             make_server(app).run(sockets=[listener])
-        click.echo("stopped", err=True)
+        report("stopped")
 
 
 def make_server(app: "Starlette") -> "uvicorn.Server":

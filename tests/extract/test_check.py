@@ -43,6 +43,37 @@ def test_missing_impute_is_suggested_only_for_missing_streams() -> None:
     assert lines("truncated") == ["refused 0: truncated: x", "1 refused: 1 truncated"]
 
 
+def test_the_same_warning_is_listed_once_with_a_count() -> None:
+    """With the first clips; other warnings have their own line."""
+    details = ["3 packets or frames are damaged"] * 4 + ["only 20.0 s of 30.0 s could be decoded"]
+    statuses = [
+        ClipStatus(Clip(f"{number}.mp4", "", "sad"), "x", "x", "", True, "partial", detail)
+        for number, detail in enumerate(details)
+    ]
+    assert describe_statuses(statuses) == [
+        "WARNING 4 clips ('0.mp4', '1.mp4', '2.mp4', ...): 3 packets or frames are damaged",
+        "WARNING 4.mp4: only 20.0 s of 30.0 s could be decoded",
+    ]
+
+
+def test_a_plan_that_cannot_work_is_refused_before_any_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check` shows the counts; `extract` makes no cache."""
+    for name in ("sad/1.mp4", "sad/2.mp4", "fear/1.mp4"):
+        (tmp_path / "clips" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clips" / name).write_text("not a video")
+    monkeypatch.setattr("moodfuse.extract.dataset.ingest.hash_files", lambda clips: pytest.fail("read"))
+    message = r"label 'fear' has 1 group\(s\), fewer than the 2 folds; add clips of 'fear', or drop it"
+    with pytest.raises(InputError, match=message) as refused:
+        check(tmp_path / "clips", folds=2)
+    assert "  sad: 2 clips, 2 groups" in str(refused.value).splitlines()
+    settings = ExtractSettings(tmp_path / "clips", tmp_path / "work", plan=PlanChoice(folds=2))
+    with pytest.raises(InputError, match=message):
+        extract_features(settings)
+    assert not (tmp_path / "work").exists()
+
+
 def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
     """Copies in other groups are listed; a pattern that groups them ends the warning."""
     for number in range(2):
@@ -60,14 +91,14 @@ def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
 
 
 def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) -> None:
-    """Both print the warnings of an import, even if no clip can be read."""
+    """Both print the warnings of an import, also where no fold plan is possible."""
     table = tmp_path / "clips.csv"
     table.write_text("path,label,group\na.mp4,sad,nan\nb.mp4,Sad,nan\nc.mp4,fear,\nd.mp4,fear,x\n")
     reported: list[str] = []
     settings = ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1)
-    with pytest.raises(InputError, match="none of the 4 clips could be read"):
+    with pytest.raises(InputError, match="label 'Sad' has 1 group"):
         extract_features(settings, report=reported.append)
-    with pytest.raises(InputError, match="none of the 4 clips could be read") as refused:
+    with pytest.raises(InputError, match="label 'Sad' has 1 group") as refused:
         check(table, decode=False)
     for lines in (reported, [line.strip() for line in str(refused.value).splitlines()]):
         alike, missing = [line for line in lines if line.startswith(("WARNING 2 labels", "WARNING groups"))]

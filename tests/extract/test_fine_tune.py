@@ -51,6 +51,25 @@ def mean_probabilities(class_weight: str) -> list[float]:
     return network(inputs).softmax(dim=1).mean(dim=0).tolist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("role", ["tune", "stop"])
+def test_each_epoch_is_reported_with_its_loss(role: str) -> None:
+    """Of the clips for early stopping if there are any, else of the last batch; it falls."""
+    inputs, network = torch.tensor([[-1.0], [1.0]] * 4), nn.Linear(1, 2)
+    data = TuningData(
+        tuple((str(row), "ab"[row % 2], role if row > 3 else "tune") for row in range(8)),
+        ("a", "b"),
+        train_input=lambda digest, _: inputs[int(digest)],
+        whole_input=lambda digest: inputs[int(digest)],
+        score=network,
+        parameters=list(network.parameters()),
+        output_bias=network.bias,
+    )
+    epochs: list[tuple[int, float]] = []
+    tune(network, data, RECIPE, on_epoch=lambda *epoch: epochs.append(epoch))
+    assert [epoch for epoch, _ in epochs] == list(range(1, 61))
+    assert epochs[-1][1] < epochs[0][1]
+
+
 def test_class_weights_do_not_shift_probabilities() -> None:
     """Mean probabilities are the frequencies; networks of older caches gave both classes the same weight."""
     assert mean_probabilities("none") == pytest.approx([0.8, 0.2], abs=0.02)

@@ -195,7 +195,7 @@ def test_a_video_network_is_not_tuned_whole_without_kept_media(runner) -> None:
     full = 'full = { optimizer = "sgd", learning_rate = 1e-5, epochs = 1 }'
     runner.recipe.write_text(runner.recipe.read_text() + full)
     with pytest.raises(InputError, match=r"c3d: tuned whole.*drop --no-keep-media, or use --tune c3d=head"):
-        runner(sources=("c3d",), depths={"c3d": "full"}, keep_media=False)
+        runner(sources=("c3d",), depths={"c3d": "full"}, keep_media=False, plan=FOLDS)
     assert not list(runner.cache.rglob("*.h5"))
 
 

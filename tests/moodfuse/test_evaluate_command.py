@@ -49,14 +49,16 @@ def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("moodfuse.evaluate.report.read_thumbnails", lambda *_: {0: "data:image/jpeg;base64,"})
     work = FeatureCache(tmp_path / "work", create=True)
     write_run(work, build_run())
-    outputs = []
-    for options in ([], ["--no-thumbnails", "--compare", "zhou2022"]):
+    outputs, opened = [], list[str]()
+    monkeypatch.setattr("click.launch", lambda page: opened.append(page) or 0)
+    for options in ([], ["--no-thumbnails", "--compare", "zhou2022", "--open"]):
         output = work.path / "runs" / "one" / "report" if not options else tmp_path / "output"
         arguments = ["--cache", str(work.path), "--draws", "40", *options]
         arguments += ["--output", str(output)] if options else []
         done = CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False)
         assert done.exit_code == 0 and done.output.splitlines()[-1] == f"page: {output / 'report.html'}"
         outputs.append({file.name: file.read_text("utf-8") for file in output.iterdir()})
+    assert opened == [str(tmp_path / "output" / "report.html")]
     assert outputs[1].keys() - outputs[0].keys() == {"comparison-zhou2022.csv"}
     assert ["data:image/jpeg" in files["report.html"] for files in outputs] == [True, False]
     assert outputs[0]["metrics.json"] == outputs[1]["metrics.json"]

@@ -13,13 +13,13 @@ import tarfile
 import zlib
 from pathlib import Path
 
+from moodfuse.cache.terminal import Column, is_quiet, print_table
 from moodfuse.extract.networks.weights.files import WeightsError, file_kind
 from moodfuse.extract.networks.weights.published import STRENGTHS, KnownWeights, all_weights
 
 HOME_VARIABLE = "MOODFUSE_HOME"
 _CHUNK_BYTES = 1 << 18
 _TIMEOUT_S = 30
-_MIN_TABLE_WIDTH = 120
 
 
 def weights_folder() -> Path:
@@ -118,7 +118,9 @@ def _download(url: str, part: Path) -> None:
         columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
         with (
             open(part, "ab" if start else "wb") as stream,
-            Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar,
+            Progress(
+                *columns, console=Console(stderr=True), disable=is_quiet() or not sys.stderr.isatty()
+            ) as bar,
         ):
             task = bar.add_task(f"Fetching {part.stem}", total=total or None, completed=start)
             for chunk in response.iter_content(chunk_size=_CHUNK_BYTES):
@@ -128,29 +130,32 @@ def _download(url: str, part: Path) -> None:
         raise requests.ConnectionError("the connection ended early")
 
 
-def print_weights(network: str | None, *, wide: bool) -> None:
-    """Print the published weights of one or all networks as a table, or with `wide` all facts of each."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
+def print_weights(network: str | None, *, long: bool, wide: bool) -> None:
+    """Print the published weights of one or all networks as a table, or with `long` all facts of each."""
     folder = weights_folder()
-    table = Table("name", "MB", "check", "trained on", "here", box=SIMPLE)
-    for column in table.columns:
-        column.no_wrap = True
-    table.columns[1].justify = "right"
     listed = all_weights(network)
     if network is not None and not listed:
         print(f"{network}: no published weights to list; those of a hub's network are found by its name")
         return
-    for known in listed:
-        here = "yes" if (folder / known.file).is_file() else ""
-        if wide:
-            _print_facts(known, here=bool(here))
-        table.add_row(known.full_name, f"{known.size_mb:.1f}", known.check.kind, known.trained_on, here)
-    if not wide:
-        Console(width=max(Console().width, _MIN_TABLE_WIDTH)).print(table)
-    print(f"kept in {folder}; use: moodfuse extract DATA --cache DIR --weights SOURCE=NAME")
+    here = {known.full_name: (folder / known.file).is_file() for known in listed}
+    if long:
+        for known in listed:
+            _print_facts(known, here=here[known.full_name])
+    else:
+        columns = [Column("name", narrow=48), Column("MB", number=True, drop=1), Column("check", drop=3)]
+        columns += [Column("trained on", drop=2), Column("here")]
+        rows = [
+            (
+                known.full_name,
+                f"{known.size_mb:.1f}",
+                known.check.kind,
+                known.trained_on,
+                "yes" if here[known.full_name] else "no",
+            )
+            for known in listed
+        ]
+        print_table(columns, [rows], wide=wide)
+    print(f"kept in {folder}\nuse: moodfuse extract DATA --cache DIR --weights SOURCE=NAME")
 
 
 def _print_facts(known: KnownWeights, *, here: bool) -> None:
