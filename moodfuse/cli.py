@@ -19,6 +19,7 @@ import click
 from moodfuse._version import __version__
 from moodfuse.cache.console import printable_lines
 from moodfuse.cache.errors import MoodfuseError
+from moodfuse.options import HEADS_TABLE
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
@@ -75,6 +76,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except ValueError as error:
         raise click.BadParameter(f"{path}: not TOML in UTF-8 ({error})") from error
+    ctx.meta[HEADS_TABLE] = values.get("heads", {})
     section = values.get(ctx.info_name or "")
     if not isinstance(section, dict):
         section = {key: value for key, value in values.items() if not isinstance(value, dict)}

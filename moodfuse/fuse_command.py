@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from moodfuse.cache.console import command_line, printable
-from moodfuse.options import check_no_effect
+from moodfuse.options import HEADS_TABLE, check_no_effect
 
 if TYPE_CHECKING:
     from moodfuse.cache.runs import Run
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from moodfuse.export import ExportSettings
     from moodfuse.fuse.settings import AblationSettings
 
-_FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repeats", "jobs", "scheduler")
+_FIT_OPTIONS = (
+    "combine",
+    "heads",
+    "search",
+    "levels",
+    "protocol",
+    "class_weight",
+    "repeats",
+    "jobs",
+    "scheduler",
+)
 
 
 @click.command("fuse")
@@ -32,8 +43,14 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
     "--head",
     "heads",
     multiple=True,
-    help="Fusion head, with settings if given, such as softmax:C=10 or lightgbm:leaves=4,learning_rate=0.1; "
-    "repeat for several.  [default: all heads]",
+    help="Fusion head, with settings if given, such as softmax:C=10 or lightgbm:num_leaves=4,reg_lambda=10; "
+    "repeat for several. The table [heads] of --config sets them too.  [default: all heads]",
+)
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Try N random settings of each head on the inner folds.  [default: a small grid]",
 )
 @click.option(
     "--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]"
@@ -98,10 +115,14 @@ def fuse_command(
     """
     from moodfuse.cache.runs import read_run, resolve_run_name, run_names
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.fuse.settings import AblationSettings
+    from moodfuse.fuse.settings import AblationSettings, resolve_heads
 
     context = click.get_current_context()
     missing, force = options.pop("missing"), options.pop("force")
+    search, tables = options.pop("search"), context.meta.get(HEADS_TABLE, {})
+    if search or tables:
+        options["heads"] = context.params["heads"] = resolve_heads(options["heads"], tables, search)
+        context.set_parameter_source("heads", ParameterSource.DEFAULT_MAP)  # the run records them
     cache = FeatureCache(cache_path)
     if options["class_weight"] == "none":
         options["class_weight"] = None

@@ -123,10 +123,10 @@ def parse_head(text: str) -> tuple[HeadSpec, dict[str, Any]]:
 
 
 def add_settings(text: str, settings: Mapping[str, object]) -> str:
-    """A head with further settings as `parse_head` takes it; those that it has already stay."""
+    """The text of a head with further settings; those that it has already stay."""
     name, _, given = text.partition(":")
-    old = dict(part.partition("=")[::2] for part in given.split(",") if part)
-    every = {**settings, **old}
+    old: dict[str, object] = dict(part.partition("=")[::2] for part in given.split(",") if part)
+    every = old | dict(settings) | old
     return f"{name}:{','.join(f'{key}={value}' for key, value in every.items())}" if every else name
 
 

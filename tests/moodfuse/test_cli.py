@@ -60,6 +60,17 @@ def test_help_loads_nothing_heavy() -> None:
         (["fuse", "--config", b"\xef\xbb\xbf[fuse]\ncache = 'here'"], "here is not a moodfuse cache"),
         (["fuse", "--config", b"cash = 1"], "unknown option 'cash'; known: cache"),
         (["fuse", "--config", b"cache = "], "options.toml: not TOML in UTF-8"),
+        (
+            ["fuse", "--config", b"cache = 'x'\nheads.softmax.D = 1"],
+            "unknown setting of softmax 'D'; known",
+        ),
+        (["fuse", "--config", b"cache = 'x'\nheads.svm.C = 1"], "unknown head 'svm'; known: lightgbm"),
+        (["fuse", "--config", b"cache = 'x'\nheads.lightgbm.num_leaves = 2.5"], "num_leaves is '2.5'"),
+        (["fuse", "--config", b"cache = 'x'\nheads.softmax = 3"], "[heads]: expected a table of settings"),
+        (
+            ["fuse", "--cache", "x", "--head", "softmax:B=1", "--search", "3"],
+            "of softmax 'B'",
+        ),
         (["extract", "clips", "--config", b"cache = 'x'\ncrossfit = 3"], "'3' is not a valid boolean"),
         (["extract", "clips", "--config", b"cache = 'x'\nfolds = true"], "'true' is not a valid integer"),
         (["fuse", "--config", b"cache = 'x'\nrepeats = 2024-01-01"], "'2024-01-01' is not a valid int"),
