@@ -69,7 +69,7 @@ SEARCH = "search"
 """The setting of every head that is fitted: how many random settings are tried, in place of the grid."""
 _PENALTY = {"C": Setting(float, 0.1, 1e4, grid=(1.0, 10.0, 100.0, 1000.0))}
 _TREES = {
-    "num_leaves": Setting(int, 2, 32, grid=(2, 4, 8), above=1),
+    "num_leaves": Setting(int, 2, 32, grid=(2, 4), above=1),
     "n_estimators": Setting(int, 5, 200, grid=(5, 10, 25, 50, 100)),
     "learning_rate": Setting(float, 0.02, 0.5),
     "min_child_samples": Setting(int, 2, 20),
