@@ -78,11 +78,11 @@ _TREES = {
 HEADS: dict[str, HeadSpec] = {
     # multinomial logistic regression on standardised columns
     "softmax": HeadSpec(
-        "moodfuse.fuse.heads.linear:SoftmaxHead", settings=_PENALTY, takes_widths=True, version=4
+        "moodfuse.fuse.heads.linear:SoftmaxHead", settings=_PENALTY, takes_widths=True, version=5
     ),
     # one logistic regression per class, normalised
     "logistic": HeadSpec(
-        "moodfuse.fuse.heads.linear:LogisticHead", settings=_PENALTY, takes_widths=True, version=4
+        "moodfuse.fuse.heads.linear:LogisticHead", settings=_PENALTY, takes_widths=True, version=5
     ),
     # gradient-boosted trees, each over a sample of the columns
     "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", settings=_TREES, version=4),

@@ -40,6 +40,8 @@ DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
 BALANCED = "balanced"
 """The class weights with which every class has the same total weight."""
+_ROUNDING = 10 * float(np.finfo(np.float32).eps)
+"""Features are float32: a column that varies by less, relative to its size, varies by rounding alone."""
 _NEGLIGIBLE = 1e-13
 """Axes of less than this fraction of the largest squared length hold rounding errors alone."""
 _OPTIONS = {"maxiter": 2000, "maxfun": 20_000, "gtol": 1e-6, "ftol": 0.0, "maxcor": 20}
@@ -288,7 +290,7 @@ def _fit_scaling(x: NDArray[Any], widths: Sequence[int]) -> tuple[Floats, Floats
         raise InputError(f"widths {tuple(widths)} do not sum to the {x.shape[1]} columns")
     x = x.astype(np.float64, copy=False)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
-    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
+    constant = deviation <= _ROUNDING * np.abs(x).max(axis=0)
     mean = np.where(constant, x[0], mean)  # else its rounding error would be the only variation
     return mean, np.where(constant, 1.0, deviation) * np.sqrt(len(widths) * np.repeat(widths, widths))
 

@@ -237,3 +237,14 @@ def test_columns_may_lie_far_from_zero(far: float, rows: int) -> None:
     moved = x + np.array([0, 1e6, 0, 0, 0, 0])
     head = make_head("softmax", tune=False).fit(moved, y)
     np.testing.assert_allclose(head.predict_proba(moved), expected, atol=1e-6)
+
+
+def test_rounding_errors_are_not_standardised() -> None:
+    """A column that training rows hold constant but for float32 rounding counts as constant for new rows."""
+    x, y = blobs(rows=30, columns=6)
+    x = np.column_stack([x, np.full(30, 0.1)]).astype(np.float32)
+    x[::2, 6] = np.nextafter(x[0, 6], np.float32(1))
+    head = make_head("softmax", tune=False).fit(x, y)
+    fresh = x.copy()
+    fresh[:, 6] = 0.5
+    np.testing.assert_allclose(head.predict_proba(fresh), head.predict_proba(x), atol=0.05)
