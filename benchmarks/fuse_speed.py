@@ -7,11 +7,11 @@ Usage: fuse_speed.py [ours|times|scores]. Synthetic features of 503 clips, six c
 The plain loop: for every combination, head and fold a Pipeline of StandardScaler, the same scale for every
 source, and LogisticRegression (under OneVsRestClassifier for `logistic`), C chosen from the same grid on the
 same inner grouped folds by the same loss, and LGBMClassifier, once with our settings and the same search for
-its rounds, once with its defaults on all threads. It runs on one fold of six and on every third of the 15
-combinations, and is scaled up by folds and columns; the command's time is that of the whole process. Wall
-time and CPU time are both given, as others may use the machine. Then scores are compared on three synthetic
-datasets, and on real clips where MOODFUSE_CLIPS names a folder (audio only, frozen networks). Exits 1 if a
-bar is missed.
+its leaves and rounds, once with its defaults on all threads. It runs on one fold of six and on every third of
+the 15 combinations, and is scaled up by folds and columns; the command's time is that of the whole process.
+Wall time and CPU time are both given, as others may use the machine. Then scores are compared on three
+synthetic datasets, and on real clips where MOODFUSE_CLIPS names a folder (audio only, frozen networks). Exits
+1 if a bar is missed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -41,9 +41,7 @@ from moodfuse.cache.runs import Run, read_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.importing import ImportSettings, import_features
 from moodfuse.fuse.design import DesignInputs, assemble
-from moodfuse.fuse.heads.boosted import GRID as ROUNDS
-from moodfuse.fuse.heads.boosted import LightGBMHead
-from moodfuse.fuse.heads.linear import GRID
+from moodfuse.fuse.heads import make_head
 from moodfuse.fuse.leak_guard import make_clip_rows
 
 CLIPS, CLASSES, FOLDS = 503, 6, 6
@@ -210,19 +208,20 @@ def fit_plain(head: str, fold: Fold) -> Floats:
     if head == "lightgbm defaults":
         return LGBMClassifier(verbosity=-1).fit(x, y).predict_proba(held)
 
-    def make(value: float) -> Any:
+    ours = make_head(head)
+
+    def make(candidate: Mapping[str, float]) -> Any:
         if head != "lightgbm":
-            return linear(head, value, fold.widths, 1e-4)
-        return LGBMClassifier(**LightGBMHead().settings(x.shape[1], int(value)) | {"n_jobs": os.cpu_count()})
+            return linear(head, candidate["C"], fold.widths, 1e-4)
+        return LGBMClassifier(**ours.settings(x.shape[1], candidate) | {"n_jobs": os.cpu_count()})
 
     losses = []
-    grid: tuple[float, ...] = ROUNDS if head == "lightgbm" else GRID
-    for value in grid:
+    for candidate in ours.grid:
         probabilities = np.zeros((len(y), CLASSES))
         for fit, score in fold.inner_folds():
-            probabilities[score] = make(value).fit(x[fit], y[fit]).predict_proba(x[score])
+            probabilities[score] = make(candidate).fit(x[fit], y[fit]).predict_proba(x[score])
         losses.append(mean_loss(probabilities, y))
-    return make(grid[int(np.argmin(np.round(losses, 9)))]).fit(x, y).predict_proba(held)
+    return make(ours.grid[int(np.argmin(np.round(losses, 9)))]).fit(x, y).predict_proba(held)
 
 
 def fit_exact(head: str, fold: Fold, penalty: float) -> Floats:
@@ -288,7 +287,10 @@ def agreement(
         if result.head == "lightgbm":
             trees.append(np.abs(ours - predicted[result.head, result.sources]).max())
         else:
-            lines.append(min(np.abs(ours - fit_exact(result.head, fold, penalty)).max() for penalty in GRID))
+            penalties = [candidate["C"] for candidate in make_head(result.head).grid]
+            lines.append(
+                min(np.abs(ours - fit_exact(result.head, fold, penalty)).max() for penalty in penalties)
+            )
     return float(max(trees)), float(max(lines))
 
 

@@ -173,7 +173,8 @@ def planned_tests(run: Run, labels: Labels, resamples: GroupResamples) -> tuple[
 
 def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
     """The planned comparisons whose results a run has; all sources are those of its largest fusion."""
-    results = {(one.sources, one.head, one.level): one for one in run.results}
+    # Of several settings of a head, those listed first count.
+    results = {(one.sources, one.head.partition(":")[0], one.level): one for one in reversed(run.results)}
     everything = max((one.sources for one in run.results), key=len)
     if len(everything) < 2:
         return

@@ -26,8 +26,8 @@ from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, make_fitted_block, select_logits
 from moodfuse.fuse.design import DesignInputs, assemble
-from moodfuse.fuse.fitting import fit_head, fit_temperature, fitted_head
-from moodfuse.fuse.heads import ClassWeight, HeadSettings, parse_head
+from moodfuse.fuse.fitting import fit_head, fit_temperature
+from moodfuse.fuse.heads import ClassWeight, HeadSettings
 from moodfuse.fuse.inference import TEMPERATURES, Floats, FusedSource, Fusion, Level, LinearArrays
 from moodfuse.fuse.leak_guard import ClipRows, Features, get_values, make_clip_rows
 from moodfuse.fuse.run_inputs import can_cross_fit_sources
@@ -65,8 +65,6 @@ def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
     """Why a result cannot be exported; empty where it can."""
     if scored.protocol == LEAKY:
         return "a leaky run measures a leak; its networks saw the clips that they were tested on"
-    if parse_head(fitted_head(scored.head))[1].get("leaves", 2) > 2:
-        return "trees of more than 2 leaves cannot be exported"
     missing: dict[str, Holdout] = {}
     for source in scored.sources:
         recipe = cache.recipe(source)

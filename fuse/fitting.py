@@ -17,7 +17,7 @@ from moodfuse.cache.runs import NETWORK
 from moodfuse.cache.terminal import track
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
 from moodfuse.fuse.heads import HeadSettings, get_head_spec, make_head
-from moodfuse.fuse.heads.inner_folds import choose_setting, limit_to_one_thread
+from moodfuse.fuse.heads.inner_folds import choose_settings, limit_to_one_thread
 from moodfuse.fuse.inference import TEMPERATURES, TINY, Floats
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def fit_head(
 ) -> tuple[Any, dict[str, Any] | None, float]:
     """Fit a head on the training rows of a design matrix.
 
-    Returns the head, its chosen setting, `None` where none could be chosen, and its temperature.
+    Returns the head, its chosen settings, `None` where none could be chosen, and its temperature.
     """
     name = fitted_head(head)
     with limit_to_one_thread():
@@ -100,15 +100,15 @@ def _fit_mean(design: DesignMatrix, name: str) -> tuple[Any, dict[str, Any] | No
 
 
 def _choose(model: Any, design: DesignMatrix) -> tuple[dict[str, Any] | None, float]:
-    """Setting and temperature of a head, chosen on the inner folds."""
+    """Settings and temperature of a head, chosen on the inner folds."""
     if not design.inner:
         return None, 1.0
     data = (
         (fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held_out], design.y[fold.held_out])
         for fold in design.inner
     )
-    value, probabilities, y_true = choose_setting(model, data, classes=len(design.classes))
-    return {model.setting: value}, fit_temperature(probabilities, y_true)
+    chosen, probabilities, y_true = choose_settings(model, data, classes=len(design.classes))
+    return chosen, fit_temperature(probabilities, y_true)
 
 
 @dataclass(frozen=True)

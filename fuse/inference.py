@@ -128,13 +128,13 @@ class LinearArrays(_Arrays):
 
 @dataclass(frozen=True)
 class TreeArrays(_Arrays):
-    """Boosted trees of one split each, as M nodes: left where a column's value is at most the threshold.
+    """Boosted binary trees, as M nodes: left where a column's value is at most the threshold.
 
     `feature` int64 [M] is the column that a node compares with `threshold` float64 [M], -1 for a leaf; `left`
-    and `right` int64 [M] are its leaves; `value` float64 [M] is what a leaf adds to its class. `roots` int64
-    [T] has the first node of each tree, a leaf where nothing could be split; trees are ordered by round, one
-    per score. `classes` int64 [S] are indices on the class axis of length `count`; two classes have one
-    score, that of the second.
+    and `right` int64 [M] are its children, which stand after it; `value` float64 [M] is what a leaf adds to
+    its class. `roots` int64 [T] has the root of each tree, a leaf where nothing could be split; trees are
+    ordered by round, one per score. `classes` int64 [S] are indices on the class axis of length `count`; two
+    classes have one score, that of the second.
     """
 
     feature: Ints
@@ -154,18 +154,18 @@ class TreeArrays(_Arrays):
         self._check(np.float64, threshold=(nodes,), value=(nodes,))
         self._check(np.int64, feature=(nodes,), left=(nodes,), right=(nodes,), roots=(trees,))
         self._check(np.int64, classes=(np.size(self.classes),))
-        split = self.feature != -1
-        leaves = np.concatenate([self.left[split], self.right[split]])
+        split = np.flatnonzero(self.feature != -1)
+        children = np.stack([self.left[split], self.right[split]])
         if not (
             _in_range(self.classes, self.count)
-            and _in_range(np.concatenate([self.roots, leaves]), nodes)
+            and _in_range(np.append(children, self.roots), nodes)
             and _in_range(self.feature[split], self.columns)
-            and not split[leaves].any()
+            and (children > split).all()  # so every path ends in a leaf
             and len(self.classes) > 1
             and trees > 0
             and trees % self._scores == 0
         ):
-            raise InputError("head: feature, left, right, roots and classes are not trees of one split each")
+            raise InputError("head: feature, left, right, roots and classes are not binary trees")
 
     @property
     def _scores(self) -> int:
@@ -174,11 +174,11 @@ class TreeArrays(_Arrays):
     def raw_scores(self, row: Floats) -> Floats:
         """Sums [S] of the leaves of one row [D], added in the order of the trees as LightGBM does."""
         row = np.where(np.abs(row) <= ZERO_THRESHOLD, 0.0, row)
-        feature = self.feature[self.roots]
-        goes_left = row[feature] <= self.threshold[self.roots]
-        children = np.where(goes_left, self.left[self.roots], self.right[self.roots])
-        leaves = np.where(feature == -1, self.roots, children)
-        sums: Floats = np.cumsum(self.value[leaves].reshape(-1, self._scores), axis=0)[-1]
+        nodes = self.roots
+        while (inner := self.feature[nodes] != -1).any():
+            goes_left = row[self.feature[nodes]] <= self.threshold[nodes]
+            nodes = np.where(inner, np.where(goes_left, self.left[nodes], self.right[nodes]), nodes)
+        sums: Floats = np.cumsum(self.value[nodes].reshape(-1, self._scores), axis=0)[-1]
         return sums
 
     def probabilities(self, row: Floats) -> Floats:

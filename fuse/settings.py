@@ -1,7 +1,7 @@
 """The settings of an ablation, and the results that it will have: known by name before anything is fitted."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from os import cpu_count
@@ -11,7 +11,7 @@ from moodfuse.cache.cluster import cluster_address
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import LEAKY, NETWORK, result_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.heads import HEADS, ClassWeight, get_head_spec
+from moodfuse.fuse.heads import HEADS, SEARCH, ClassWeight, add_settings, get_head_spec, parse_head
 from moodfuse.fuse.inference import LEVELS, Level, check_level
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,31 @@ def check_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     return name
+
+
+def resolve_heads(
+    heads: Sequence[str], tables: Mapping[str, Mapping[str, object]], search: int | None = None
+) -> tuple[str, ...]:
+    """Heads, by default all, with settings by head from `tables`, and the number of random settings.
+
+    Settings that a head has in its text stay.
+
+    Raises
+    ------
+    UnknownNameError
+        If a head or a setting is unknown.
+    InputError
+        If a value is wrong, or `tables` are not tables.
+    """
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise InputError("[heads]: expected a table of settings for each head, as in softmax = { C = 10 }")
+    for name, table in tables.items():
+        parse_head(add_settings(name, table))
+    resolved = []
+    for head in heads or HEADS:
+        further = {SEARCH: search} if search and get_head_spec(head).fits else {}
+        resolved.append(add_settings(head, {**tables.get(head.partition(":")[0], {}), **further}))
+    return tuple(resolved)
 
 
 def list_planned_results(cache: FeatureCache, settings: AblationSettings) -> list[PlannedResult]:

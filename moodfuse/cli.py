@@ -21,6 +21,7 @@ from moodfuse._version import __version__
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
 from moodfuse.cache.terminal import LogFormatter, is_quiet, lines_log, set_quiet, terminal_width, wrap_text
+from moodfuse.options import HEADS_TABLE
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
@@ -38,7 +39,7 @@ COMMANDS = {
     "demo": ("demo:demo_command", "Run all three stages on a synthetic dataset."),
 }
 """Name of a command -> where it is defined in `moodfuse`, and its line in the help."""
-TABLES = (*COMMANDS,)
+TABLES = (*COMMANDS, "heads")
 """Tables that a file of `--config` may have."""
 _TYPES = {bool: "true or false", int: "integer", float: "number", str: "text", list: "list", dict: "table"}
 
@@ -94,6 +95,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
         near = get_close_matches(unknown[0], TABLES, n=1)
         guess = f"did you mean [{near[0]}]? Known" if near else "known"
         raise click.BadParameter(f"{path}: unknown table [{unknown[0]}]; {guess}: {', '.join(TABLES)}")
+    ctx.meta[HEADS_TABLE] = values.get("heads", {})
     section = values.get(ctx.info_name or "")
     if not isinstance(section, dict):
         section = {key: value for key, value in values.items() if key not in tables}

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from moodfuse.cache.console import command_line, printable
 from moodfuse.cache.terminal import Column, ProgressBar, print_table, report, wide_option
-from moodfuse.options import check_no_effect
+from moodfuse.options import HEADS_TABLE, check_no_effect
 
 if TYPE_CHECKING:
     from moodfuse.cache.runs import Run
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
     from moodfuse.export import ExportSettings
     from moodfuse.fuse.settings import AblationSettings
 
-_FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repeats", "jobs", "scheduler")
+_FIT_OPTIONS = (
+    "combine",
+    "heads",
+    "search",
+    "levels",
+    "protocol",
+    "class_weight",
+    "repeats",
+    "jobs",
+    "scheduler",
+)
 
 
 @click.command("fuse")
@@ -33,8 +44,14 @@ _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "class_weight", "repea
     "--head",
     "heads",
     multiple=True,
-    help="Fusion head, with settings if given, such as softmax:C=10 or lightgbm:leaves=4,learning_rate=0.1; "
-    "repeat for several.  [default: all heads]",
+    help="Fusion head, with settings if given, such as softmax:C=10 or lightgbm:num_leaves=4,reg_lambda=10; "
+    "repeat for several. The table [heads] of --config sets them too.  [default: all heads]",
+)
+@click.option(
+    "--search",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Try N random settings of each head on the inner folds.  [default: a small grid]",
 )
 @click.option(
     "--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]"
@@ -110,10 +127,14 @@ def _run(
 ) -> None:
     from moodfuse.cache.runs import read_run, resolve_run_name, run_names
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.fuse.settings import AblationSettings
+    from moodfuse.fuse.settings import AblationSettings, resolve_heads
 
     context = click.get_current_context()
     missing, force, wide = (options.pop(name) for name in ("missing", "force", "wide"))
+    search, tables = options.pop("search"), context.meta.get(HEADS_TABLE, {})
+    if search or tables:
+        options["heads"] = context.params["heads"] = resolve_heads(options["heads"], tables, search)
+        context.set_parameter_source("heads", ParameterSource.DEFAULT_MAP)  # the run records them
     cache = FeatureCache(cache_path)
     if options["class_weight"] == "none":
         options["class_weight"] = None

@@ -4,6 +4,8 @@ from collections.abc import Collection
 
 import click
 
+HEADS_TABLE = "moodfuse.heads"
+"""Key of `click.Context.meta`: the table [heads] of the configuration file, settings by head."""
 device_option = click.option(
     "--device", help="Device of the networks: auto, cpu or cuda.  [default: the one each was fine-tuned on]"
 )

@@ -1,4 +1,4 @@
-"""The choice of a head's setting on inner grouped folds.
+"""The choice of a head's settings on inner grouped folds.
 
 The candidate of least inner log loss is chosen; of equals the first, which is the simplest.
 """
@@ -47,20 +47,22 @@ def _split(y: tuple[int, ...], names: tuple[str, ...], seed: int) -> tuple[int, 
 
 
 def choose_on_rows(head: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None, *, seed: int) -> Any:
-    """Choose a head's setting on inner splits of rows; `None` where a class has fewer than 3 groups."""
+    """Choose a head's settings on inner splits of rows; `None` where a class has fewer than 3 groups."""
     folds = split_inner_folds(y, groups, seed=seed)
     if folds is None:
         return None
     data = (
         (x[folds != fold], y[folds != fold], x[folds == fold], y[folds == fold]) for fold in np.unique(folds)
     )
-    return choose_setting(head, data, classes=int(y.max()) + 1)[0]
+    return choose_settings(head, data, classes=int(y.max()) + 1)[0]
 
 
-def choose_setting(head: Any, data: Iterable[InnerData], *, classes: int) -> tuple[Any, Floats, Ints]:
-    """Choose the setting of least inner log loss.
+def choose_settings(
+    head: Any, data: Iterable[InnerData], *, classes: int
+) -> tuple[dict[str, Any], Floats, Ints]:
+    """Choose the candidate of least inner log loss among those of the head's `grid`.
 
-    Returns its value, its probabilities [M, classes] of the scored rows of all inner folds, and the class
+    Returns its settings, its probabilities [M, classes] of the scored rows of all inner folds, and the class
     indices of these rows [M].
     """
     tried, labels = [], []
@@ -74,7 +76,7 @@ def choose_setting(head: Any, data: Iterable[InnerData], *, classes: int) -> tup
     of_true_class = probabilities[:, np.arange(len(y_true)), y_true]
     losses = -np.log(np.maximum(of_true_class, TINY)).mean(axis=1)
     best = int(np.argmin(np.round(losses, _DECIMALS)))
-    return sorted(head.grid)[best], probabilities[best], y_true
+    return head.grid[best], probabilities[best], y_true
 
 
 def limit_to_one_thread() -> Any:

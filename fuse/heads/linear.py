@@ -12,7 +12,7 @@ there are rows, uncorrelated, so that the curvature of the loss along each is ne
 every coordinate scaled by the root of its curvature, L-BFGS needs some twenty steps instead of hundreds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -40,8 +40,8 @@ DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
 BALANCED = "balanced"
 """The class weights with which every class has the same total weight."""
-GRID = (1.0, 10.0, 100.0, 1000.0)
-"""Values of C that are tried; of equals the smallest is chosen."""
+_ROUNDING = 10 * float(np.finfo(np.float32).eps)
+"""Features are float32: a column that varies by less, relative to its size, varies by rounding alone."""
 _NEGLIGIBLE = 1e-13
 """Axes of less than this fraction of the largest squared length hold rounding errors alone."""
 _OPTIONS = {"maxiter": 2000, "maxfun": 20_000, "gtol": 1e-6, "ftol": 0.0, "maxcor": 20}
@@ -50,24 +50,22 @@ _MAX_STEPS, _SMALL_STEP = 200, 1e-6
 
 
 class FusionHead(ClassifierMixin, BaseEstimator):
-    """A scikit-learn classifier whose `fit` takes groups, and chooses one setting if `tune` is on.
+    """A scikit-learn classifier whose `fit` takes groups, and chooses settings if there are candidates.
 
-    A subclass names its `setting`, a parameter that has candidates in `grid`, and defines, on class indices
-    `y`:
+    The candidates are mappings in `grid`, the simplest first; none is chosen where it is empty. A subclass
+    defines, on class indices `y`:
 
-    * ``_fit(x, y, value)`` under a value of the setting;
+    * ``_fit(x, y, chosen)`` under the chosen settings, and its own parameters for the others;
     * ``try_candidates(x, y, held_out)``: probabilities [candidates, N_held_out, C] by fits on `x` under each
-      value of `grid`, rising; classes are those of `y`, rising; the head is not changed;
+      candidate; classes are those of `y`, rising; the head is not changed;
     * ``predict_proba(X)``: class probabilities [N, C], in the order of `classes_`;
     * ``to_arrays(columns=D, classes=C)``: the head for export; C is the length of the class axis.
 
-    A head without a setting overrides `fit`.
+    A head without settings overrides `fit`.
     """
 
-    setting: str
-    grid: tuple[Any, ...]
+    grid: tuple[Mapping[str, Any], ...]
     class_weight: str | None
-    tune: bool
     random_state: int
     _fit: Callable[..., None]
     predict_proba: Callable[..., Floats]
@@ -87,9 +85,9 @@ class FusionHead(ClassifierMixin, BaseEstimator):
             raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
         if self.class_weight not in (None, BALANCED):
             raise InputError(f"class_weight is {self.class_weight!r}; expected None or {BALANCED!r}")
-        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
+        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.grid else None
         self.tuned_ = chosen is not None
-        self._fit(x, index, getattr(self, self.setting) if chosen is None else chosen)
+        self._fit(x, index, chosen or {})
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -105,15 +103,13 @@ class SoftmaxHead(FusionHead):
     ----------
     C : float
         Inverse penalty where none is chosen.
-    grid : tuple of float
-        Values to choose from.
+    grid : tuple of mapping
+        Candidates ``{"C": value}`` to choose from on inner folds; by default none, and `C` is used.
     widths : tuple of int, optional
         Number of columns of each source, in their order. Every source then has the same total variance after
         standardisation; by default every column has.
     class_weight : None or "balanced"
         Whether classes have the same total weight in fitting; scores are then corrected by `fit_offsets`.
-    tune : bool
-        Whether to choose; set it to `False` where training rows are in sample.
     random_state : int
         Seed of the inner folds.
 
@@ -126,28 +122,25 @@ class SoftmaxHead(FusionHead):
         The penalty in use, and whether it was chosen: not where a class has fewer than 3 groups.
     """
 
-    setting = "C"
     _link: Link = "softmax"
 
     def __init__(
         self,
         *,
         C: float = DEFAULT_C,
-        grid: tuple[float, ...] = GRID,
+        grid: tuple[Mapping[str, float], ...] = (),
         widths: tuple[int, ...] | None = None,
         class_weight: str | None = None,
-        tune: bool = True,
         random_state: int = 0,
     ) -> None:
         self.C = C
         self.grid = grid
         self.widths = widths
         self.class_weight = class_weight
-        self.tune = tune
         self.random_state = random_state
 
-    def _fit(self, x: NDArray[Any], y: Ints, value: float) -> None:
-        self.C_ = float(value)
+    def _fit(self, x: NDArray[Any], y: Ints, chosen: Mapping[str, float]) -> None:
+        self.C_ = float(chosen.get("C", self.C))
         with limit_to_one_thread():
             balanced = self.class_weight == BALANCED
             path = fit_path(x, y, (self.C_,), self._link, self.widths, balanced=balanced)
@@ -159,7 +152,8 @@ class SoftmaxHead(FusionHead):
         index = np.unique(y, return_inverse=True)[1]
         with limit_to_one_thread():
             balanced = self.class_weight == BALANCED
-            path = fit_path(x, index, sorted(self.grid), self._link, self.widths, balanced=balanced)
+            penalties = [candidate.get("C", self.C) for candidate in self.grid]
+            path = fit_path(x, index, penalties, self._link, self.widths, balanced=balanced)
             scores = (held_out - path.mean) / path.scale @ path.coef.transpose(0, 2, 1)
         return apply_link(scores + path.intercept[:, None], self._link)
 
@@ -296,7 +290,7 @@ def _fit_scaling(x: NDArray[Any], widths: Sequence[int]) -> tuple[Floats, Floats
         raise InputError(f"widths {tuple(widths)} do not sum to the {x.shape[1]} columns")
     x = x.astype(np.float64, copy=False)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
-    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
+    constant = deviation <= _ROUNDING * np.abs(x).max(axis=0)
     mean = np.where(constant, x[0], mean)  # else its rounding error would be the only variation
     return mean, np.where(constant, 1.0, deviation) * np.sqrt(len(widths) * np.repeat(widths, widths))
 

@@ -98,6 +98,17 @@ def test_head_and_level_do_not_depend_on_the_results() -> None:
     assert {one.result.head + one.result.level for one in list_comparisons(others)} == {"softmaxlogits"}
 
 
+def test_heads_with_settings_are_tested_too() -> None:
+    """Of several settings of one head, those listed first."""
+    run = make_run()
+    first, second = (
+        [replace(one, head=f"softmax:C={penalty}") if one.head == "softmax" else one for one in run.results]
+        for penalty in (3, 1)
+    )
+    heads = {one.result.head for one in list_comparisons(replace(run, results=(*first, *second)))}
+    assert heads == {"softmax:C=3"}
+
+
 def test_questions_without_their_results_are_left_out() -> None:
     """Runs without modalities, single sources, or fusions; of two sources, each is a modality."""
     run = make_run()

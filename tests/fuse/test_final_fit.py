@@ -23,6 +23,7 @@ RESULTS = [
     (SOURCES, "softmax", "logits"),
     (SOURCES, "softmax", "embedding"),
     (SOURCES, "lightgbm", "embedding"),
+    (("i3d",), "lightgbm:num_leaves=4,search=3", "embedding"),
     (SOURCES, "mean", "logits"),
     (("i3d",), "logistic", "logits"),
     (("i3d",), "softmax", "embedding"),
@@ -131,8 +132,6 @@ def test_what_cannot_be_exported(cache: FeatureCache) -> None:
     with pytest.raises(InputError, match="cannot be exported"):
         fit_final_model(cache, missing)
     assert "leak" in why_not_exportable(cache, replace(missing, protocol="leaky"))
-    trees = ScoredResult(("i3d",), "lightgbm:leaves=4", "embedding", CROSSFIT, SOURCES)
-    assert why_not_exportable(cache, trees) == "trees of more than 2 leaves cannot be exported"
     assert why_not_exportable(cache, ScoredResult(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)) == ""
 
 

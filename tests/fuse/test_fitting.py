@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info
 
 from moodfuse.fuse import make_head
 from moodfuse.fuse.fitting import fit_temperature, run_parallel
-from moodfuse.fuse.heads.inner_folds import choose_on_rows, choose_setting, limit_to_one_thread
+from moodfuse.fuse.heads.inner_folds import choose_on_rows, choose_settings, limit_to_one_thread
 from moodfuse.fuse.inference import apply_temperature
 
 
@@ -40,10 +40,12 @@ def test_the_least_inner_loss_is_chosen(name: str) -> None:
     y = np.arange(60) % 3
     noise = np.random.default_rng(0).normal(size=(60, 8))
     head = make_head(name)
-    assert choose_on_rows(head, noise, y, None, seed=0) == min(head.grid)
-    value, probabilities, y_true = choose_setting(head, [(noise[:30], y[:30], noise[30:], y[30:])], classes=3)
+    assert choose_on_rows(head, noise, y, None, seed=0) == head.grid[0]
+    chosen, probabilities, y_true = choose_settings(
+        head, [(noise[:30], y[:30], noise[30:], y[30:])], classes=3
+    )
     assert probabilities.shape == (30, 3) and np.array_equal(y_true, y[30:])
-    fresh = make_head(name, tune=False, **{head.setting: value}).fit(noise[:30], y[:30])
+    fresh = make_head(name, tune=False, **chosen).fit(noise[:30], y[:30])
     np.testing.assert_allclose(probabilities, fresh.predict_proba(noise[30:]), atol=1e-3)
 
 
@@ -51,7 +53,7 @@ def test_a_class_without_rows_in_an_inner_fit_gets_probability_0() -> None:
     """Columns follow all classes, also those that an inner fold does not have."""
     x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2 * 2
     held_out = (x, np.ones(20, dtype=np.int64))
-    _, probabilities, _ = choose_setting(make_head("softmax"), [(x, y, *held_out)], classes=3)
+    _, probabilities, _ = choose_settings(make_head("softmax"), [(x, y, *held_out)], classes=3)
     assert not probabilities[:, 1].any() and np.allclose(probabilities.sum(axis=1), 1)
 
 

@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from moodfuse.cache.errors import InputError
 from moodfuse.fuse import make_head
-from moodfuse.fuse.heads import HEADS
+from moodfuse.fuse.heads import HEADS, add_settings
 from moodfuse.fuse.heads.linear import fit_offsets
 from moodfuse.fuse.inference import apply_link
 
@@ -64,24 +64,29 @@ def test_default_c_where_a_class_has_two_groups(name: str) -> None:
     assert not few.tuned_ and few.C_ == few.C
     assert not make_head(name, tune=False).fit(x, y).tuned_
     chosen = make_head(name).fit(x, y, groups=np.arange(18) // 6 * 3 + y)
-    assert chosen.tuned_ and chosen.C_ in chosen.grid
+    assert chosen.tuned_ and {"C": chosen.C_} in chosen.grid
     with pytest.raises(InputError, match="for 18 rows; give one group per row"):
         make_head(name).fit(x, y, groups=["song"] * 3)
 
 
 def test_settings_are_given_with_the_name() -> None:
-    """A setting that would be chosen is fixed; others are passed on."""
+    """A setting that is given is not chosen; wrong names and values are errors."""
     x, y = blobs()
     head = make_head("softmax:C=3").fit(x, y)
-    assert (head.C_, head.grid) == (3.0, (3.0,))
-    head = make_head("lightgbm:leaves=4,learning_rate=0.1")
-    assert (head.leaves, head.learning_rate) == (4, 0.1) and len(head.grid) > 1
+    assert head.C_ == 3.0 and head.tuned_ and head.grid == ({},)
+    head = make_head("lightgbm:num_leaves=4,learning_rate=0.1")
+    assert (head.num_leaves, head.learning_rate) == (4, 0.1)
+    assert [set(candidate) for candidate in head.grid] == [{"n_estimators"}] * 5
+    head = make_head("lightgbm:n_estimators=7").fit(x, y)
+    assert head.model_.get_params()["num_leaves"] in (2, 4) and head.model_.n_estimators == 7
     for text, message in (
-        ("lightgbm:trees=4", "unknown setting of lightgbm 'trees'; known: learning_rate, leaves, rounds"),
+        ("lightgbm:leaves=4", "unknown setting of lightgbm 'leaves'; known: learning_rate, .* num_leaves"),
         ("mean:C=1", "unknown setting of mean 'C'; known: none"),
-        ("softmax:C=-1", "C is '-1'; expected a positive number"),
-        ("lightgbm:leaves=x", "leaves is 'x'; expected 2 or more"),
-        ("lightgbm:leaves=1", "leaves is '1'; expected 2 or more"),
+        ("mean:search=5", "unknown setting of mean 'search'; known: none"),
+        ("softmax:C=-1", "C is '-1'; expected a number above 0"),
+        ("lightgbm:num_leaves=2.5", "num_leaves is '2.5'; expected an integer above 1"),
+        ("lightgbm:num_leaves=1", "num_leaves is '1'; expected an integer above 1"),
+        ("softmax:search=0", "search is '0'; expected an integer above 0"),
         ("softmax:", None),
     ):
         if message is None:
@@ -89,6 +94,46 @@ def test_settings_are_given_with_the_name() -> None:
             continue
         with pytest.raises(InputError, match=message):
             make_head(text)
+
+
+def test_random_settings_are_seeded_and_within_their_ranges() -> None:
+    """As many as asked for, of every setting that is not given, the simplest first; one of them is chosen."""
+    x, y = blobs()
+    head = make_head("lightgbm:search=30,reg_lambda=2", random_state=1)
+    assert head.grid == make_head("lightgbm:search=30,reg_lambda=2", random_state=1).grid
+    assert head.grid != make_head("lightgbm:search=30,reg_lambda=2", random_state=2).grid
+    leaves = [candidate["num_leaves"] for candidate in head.grid]
+    assert len(leaves) == 30 and leaves == sorted(leaves) and set(leaves) > {2}
+    for name, setting in HEADS["lightgbm"].settings.items():
+        if name != "reg_lambda":
+            values = {candidate[name] for candidate in head.grid}
+            assert setting.low <= min(values) < max(values) <= setting.high
+            assert {type(value) for value in values} == {setting.kind}
+    assert not {"reg_lambda", "search"} & set(head.grid[0]) and head.reg_lambda == 2
+    chosen = make_head("softmax:search=4").fit(x, y)
+    assert {"C": chosen.C_} in chosen.grid
+
+
+def test_trees_choose_their_leaves_by_the_inner_folds() -> None:
+    """More leaves where columns interact; the candidates' probabilities are those of fits with them."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    y = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).astype(int)
+    head = make_head("lightgbm")
+    assert head.fit(x, y).model_.num_leaves > 2
+    assert len(head.grid) == 10 and head.grid[0] == {"num_leaves": 2, "n_estimators": 5}
+    tried = head.try_candidates(x[:300], y[:300], x[300:])
+    for candidate, probabilities in zip(head.grid, tried, strict=True):
+        alone = make_head("lightgbm", tune=False, **candidate).fit(x[:300], y[:300])
+        assert np.array_equal(alone.predict_proba(x[300:]), probabilities)
+
+
+def test_settings_are_added_to_a_head() -> None:
+    """Those that it has stay."""
+    assert add_settings("softmax", {}) == "softmax"
+    assert add_settings("softmax", {"C": 10}) == "softmax:C=10"
+    merged = add_settings("lightgbm:num_leaves=4", {"num_leaves": 8, "learning_rate": 0.05})
+    assert merged == "lightgbm:num_leaves=4,learning_rate=0.05"
 
 
 def test_mean_is_the_average_of_the_softmaxes() -> None:
@@ -155,8 +200,10 @@ def test_balanced_trees_are_corrected_for_the_class_frequencies() -> None:
     for classes in (2, 3):
         if classes == 3:
             y = np.where(np.arange(len(y)) % 7 == 0, 2, y)
-        head = make_head("lightgbm", tune=False, rounds=9, class_weight="balanced").fit(x, y)
-        plain = LGBMClassifier(**head.settings(x.shape[1], 9)).fit(x, y)
+        head = make_head(
+            "lightgbm", tune=False, n_estimators=9, num_leaves=classes, class_weight="balanced"
+        ).fit(x, y)
+        plain = LGBMClassifier(**head.settings(x.shape[1], {})).fit(x, y)
         scores = np.log(plain.predict_proba(x))
         expected = softmax(scores + fit_offsets(scores, y, "softmax"), axis=1)
         np.testing.assert_allclose(head.predict_proba(x), expected, atol=1e-12)
@@ -190,3 +237,14 @@ def test_columns_may_lie_far_from_zero(far: float, rows: int) -> None:
     moved = x + np.array([0, 1e6, 0, 0, 0, 0])
     head = make_head("softmax", tune=False).fit(moved, y)
     np.testing.assert_allclose(head.predict_proba(moved), expected, atol=1e-6)
+
+
+def test_rounding_errors_are_not_standardised() -> None:
+    """A column that training rows hold constant but for float32 rounding counts as constant for new rows."""
+    x, y = blobs(rows=30, columns=6)
+    x = np.column_stack([x, np.full(30, 0.1)]).astype(np.float32)
+    x[::2, 6] = np.nextafter(x[0, 6], np.float32(1))
+    head = make_head("softmax", tune=False).fit(x, y)
+    fresh = x.copy()
+    fresh[:, 6] = 0.5
+    np.testing.assert_allclose(head.predict_proba(fresh), head.predict_proba(x), atol=0.05)

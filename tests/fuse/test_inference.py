@@ -7,7 +7,7 @@ import pytest
 
 from moodfuse.cache.errors import InputError
 from moodfuse.fuse.heads import HEADS, make_head
-from moodfuse.fuse.inference import apply_temperature, head_from_arrays
+from moodfuse.fuse.inference import TreeArrays, apply_temperature, head_from_arrays
 
 
 def data(classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -33,10 +33,11 @@ def test_arrays_give_the_probabilities_of_the_head(name: str, classes: int) -> N
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_trees_sum_to_the_bits_of_lightgbm(classes: int) -> None:
-    """Raw scores equal LightGBM's own, bit for bit, at thresholds too; trees of more splits are an error."""
+@pytest.mark.parametrize("leaves", [2, 8])
+def test_trees_sum_to_the_bits_of_lightgbm(classes: int, leaves: int) -> None:
+    """Raw scores equal LightGBM's own, bit for bit, at thresholds too."""
     x, y = data(classes)
-    model = make_head("lightgbm", rounds=25, tune=False).fit(x, y)
+    model = make_head("lightgbm", n_estimators=25, num_leaves=leaves, tune=False).fit(x, y)
     arrays = model.to_arrays(columns=6, classes=classes)
     splits = np.flatnonzero(arrays.feature >= 0)
     edges = np.tile(x[:1], (len(splits), 1))
@@ -45,13 +46,23 @@ def test_trees_sum_to_the_bits_of_lightgbm(classes: int) -> None:
     own = model.model_.booster_.predict(rows, raw_score=True, num_iteration=25).reshape(len(rows), -1)
     assert np.array_equal(np.stack([arrays.raw_scores(row) for row in rows]), own)
     assert model.to_text().startswith("tree")
-    with pytest.raises(InputError, match="only trees of one split"):
-        make_head("lightgbm", leaves=4, tune=False).fit(x, y).to_arrays(columns=6, classes=classes)
+    assert (len(splits) > len(arrays.roots)) == (leaves > 2)
+
+
+def test_trees_may_be_listed_one_by_one() -> None:
+    """A tree's leaves after its root, as older models have them, or all roots first."""
+    children = {"left": np.array([1, -1, -1]), "right": np.array([2, -1, -1])}
+    one = {"feature": np.array([0, -1, -1]), "threshold": np.zeros(3), "value": np.array([0.0, -1.0, 2.0])}
+    two = {name: np.tile(array, 2) for name, array in one.items()}
+    shifted = {name: np.where(array < 0, -1, array + 3) for name, array in children.items()}
+    pairs = {name: np.concatenate([children[name], shifted[name]]) for name in children}
+    head = TreeArrays(**two, **pairs, roots=np.array([0, 3]), classes=np.arange(2), columns=1, count=2)
+    assert [head.raw_scores(np.array([value]))[0] for value in (-1.0, 0.0, 1.0)] == [-2.0, -2.0, 4.0]
 
 
 def test_trees_without_a_split_are_their_leaf() -> None:
     """As LightGBM makes them where no column separates the rows."""
-    model = make_head("lightgbm", rounds=2, tune=False).fit(np.ones((12, 1)), np.arange(12) % 3)
+    model = make_head("lightgbm", n_estimators=2, tune=False).fit(np.ones((12, 1)), np.arange(12) % 3)
     arrays = model.to_arrays(columns=1, classes=3)
     assert (arrays.feature == -1).all()
     np.testing.assert_allclose(arrays.probabilities(np.ones(1)), [1 / 3] * 3)
@@ -60,17 +71,18 @@ def test_trees_without_a_split_are_their_leaf() -> None:
 @pytest.mark.parametrize(
     ("name", "index", "value", "message"),
     [
-        ("feature", 0, 6, "not trees of one split"),
-        ("left", 0, 0, "not trees of one split"),
-        ("roots", -1, 10**6, "not trees of one split"),
-        ("classes", 0, 3, "not trees of one split"),
+        ("feature", 0, 6, "not binary trees"),
+        ("left", 0, 0, "not binary trees"),
+        ("right", 1, 10**6, "not binary trees"),
+        ("roots", -1, 10**6, "not binary trees"),
+        ("classes", 0, 3, "not binary trees"),
         ("threshold", 0, np.nan, "threshold holds NaN"),
     ],
 )
 def test_trees_that_do_not_fit_together(name: str, index: int, value: float, message: str) -> None:
     """A tree of another form, of a column that does not exist, or with a value that is not finite."""
     x, y = data(3)
-    head = make_head("lightgbm", rounds=4, tune=False).fit(x, y).to_arrays(columns=6, classes=3)
+    head = make_head("lightgbm", n_estimators=4, tune=False).fit(x, y).to_arrays(columns=6, classes=3)
     array = getattr(head, name).copy()
     array[index] = value
     with pytest.raises(InputError, match=message):

@@ -44,7 +44,7 @@ def fit_all(features: PlanFeatures, results: Sequence[PlannedResult], fold: int 
         parts = [np.array([temperature, *map(float, (settings or {}).values())]), design.x_train]
         for inner in design.inner:
             parts += [inner.x[inner.fit], inner.x[inner.held_out]]
-        names = ("coef_", "intercept_", "mean_", "scale_", "C_", "rounds_")
+        names = ("coef_", "intercept_", "mean_", "scale_", "C_")
         parts += [np.asarray(getattr(model, name)) for name in names if hasattr(model, name)]
         if result.head == "lightgbm":
             parts.append(np.array([model.to_text()]))

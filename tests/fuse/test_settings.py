@@ -3,7 +3,7 @@
 import pytest
 
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.fuse.settings import PAPER_COMBINATIONS, AblationSettings, parse_combinations
+from moodfuse.fuse.settings import PAPER_COMBINATIONS, AblationSettings, parse_combinations, resolve_heads
 
 FOUR = ("c3d", "i3d", "onedmcnn", "twodmcnn")
 
@@ -50,6 +50,27 @@ def test_all_is_bounded() -> None:
     assert len(parse_combinations(["all"], names[:8])) == 255
     with pytest.raises(InputError, match=r"9 sources have 511 combinations, more than 256; .* s0\+s1"):
         parse_combinations(["all"], names)
+
+
+def test_settings_of_heads_are_merged() -> None:
+    """From tables and `search`; those in the text of a head stay, and `mean` has none."""
+    tables = {"softmax": {"C": 10}, "lightgbm": {"num_leaves": 8, "learning_rate": 0.05}}
+    assert resolve_heads(["softmax", "softmax:C=1"], tables) == ("softmax:C=10", "softmax:C=1")
+    assert resolve_heads((), tables, 5) == (
+        "softmax:C=10,search=5",
+        "logistic:search=5",
+        "lightgbm:num_leaves=8,learning_rate=0.05,search=5",
+        "mean",
+    )
+    for wrong in (
+        {"svm": {}},
+        {"softmax": {"D": 1}},
+        {"softmax": {"C": "high"}},
+        {"softmax": 3},
+        ["softmax"],
+    ):
+        with pytest.raises(InputError):
+            resolve_heads((), wrong)  # type: ignore[arg-type]
 
 
 def test_wrong_settings_are_errors() -> None:

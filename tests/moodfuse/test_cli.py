@@ -68,6 +68,17 @@ def test_help_loads_nothing_heavy() -> None:
             ["extract", "x", "--config", b"[zzz]\nfolds = 2"],
             "unknown table [zzz]; known: check, extract, fuse",
         ),
+        (
+            ["fuse", "--config", b"cache = 'x'\nheads.softmax.D = 1"],
+            "unknown setting of softmax 'D'; known",
+        ),
+        (["fuse", "--config", b"cache = 'x'\nheads.svm.C = 1"], "unknown head 'svm'; known: lightgbm"),
+        (["fuse", "--config", b"cache = 'x'\nheads.lightgbm.num_leaves = 2.5"], "num_leaves is '2.5'"),
+        (["fuse", "--config", b"cache = 'x'\nheads.softmax = 3"], "[heads]: expected a table of settings"),
+        (
+            ["fuse", "--cache", "x", "--head", "softmax:B=1", "--search", "3"],
+            "of softmax 'B'",
+        ),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_two(

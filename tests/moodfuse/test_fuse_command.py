@@ -50,3 +50,27 @@ def test_a_run_is_written_and_the_next_command_printed(
     assert not stopped.value.code and output.endswith(f"moodfuse evaluate --cache {folder} --run mine\n")
     heads = [result.head for result in read_run(FeatureCache(folder), "mine").results]
     assert heads == ["network", "network", "mean"] and "onedmcnn@brief+twodmcnn@brief mean logits" in output
+
+
+def test_settings_of_heads_in_a_file_and_random_search_are_recorded(trained: Any, tmp_path: Path) -> None:
+    """In the names of the heads and in the command; the command line overrides the file."""
+    folder = shutil.copytree(trained.cache.path, tmp_path / "work")
+    config = tmp_path / "options.toml"
+    config.write_text("[fuse]\njobs = 1\n[heads]\nsoftmax = { C = 10 }\nlogistic = { C = 2 }\n")
+    options = [
+        "--run",
+        "mine",
+        "--combine",
+        "twodmcnn@brief",
+        "--level",
+        "embedding",
+        "--config",
+        str(config),
+    ]
+    heads = ["--head", "softmax", "--head", "logistic:C=0.5", "--head", "lightgbm:reg_lambda=2"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fuse", "--cache", str(folder), *options, *heads, "--search", "2"])
+    run = read_run(FeatureCache(folder), "mine")
+    expected = ["softmax:C=10,search=2", "logistic:C=0.5,search=2", "lightgbm:reg_lambda=2,search=2"]
+    assert not stopped.value.code and [result.head for result in run.results[1:]] == expected
+    assert " ".join(f"--head {head}" for head in expected) in run.commands[-1]
