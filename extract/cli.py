@@ -73,7 +73,11 @@ class RecipeCommand(click.Command):
 @click.option(
     "--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file."
 )
-@click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
+@click.option(
+    "--tune",
+    multiple=True,
+    help="[SOURCE=]frozen|head|full|last:N (the last N blocks and the head); repeat for several.",
+)
 @click.option(
     "--weights",
     multiple=True,

@@ -306,6 +306,7 @@ class HubEncoder(HubNetwork):
         self.model, config = _read_config(spec.name, values["config"])
         self.front_end: dict[str, Any] = values["front_end"]
         super().__init__(spec, num_classes, _build_body(self.model, config))
+        self.has_spectrogram = self.model.takes == "spectrogram"
 
     def pool(self, output: Any) -> Tensor:
         """The embedding ``[N, hidden_size]`` of an output of the body."""
@@ -378,7 +379,9 @@ class HubClip(HubEncoder):
             padding = settings["max_length"] - len(bands)
             spectrograms.append(nn.functional.pad(bands, (0, 0, 0, padding))[: settings["max_length"]])
         stacked = torch.stack(spectrograms)
-        return (stacked - settings["mean"]) / (settings["std"] * 2) if settings["normalised"] else stacked
+        if settings["normalised"]:
+            stacked = (stacked - settings["mean"]) / (settings["std"] * 2)
+        return self.mask(stacked)
 
 
 def _options(model: HubModel) -> dict[str, Any]:
