@@ -1,8 +1,9 @@
 """Recipes: everything that decides a source's numbers, as one record with one digest."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,14 +14,21 @@ Modality = Literal["sound", "picture"]
 """Names of the modalities in files, which are part of the format."""
 MODALITY_NAMES = {"sound": "audio", "picture": "video"}
 """Name of a modality in files to its name in messages."""
-Depth = Literal["frozen", "head", "full", "imported"]
-DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full", "imported")
+DEPTHS = ("frozen", "head", "full", "imported")
+"""Tuning depths other than ``"last:N"``, the last N blocks and the head."""
+_LAST = re.compile("last:([1-9][0-9]*)")
 IMPORT = "import"
 """Network of features that were made elsewhere."""
 OPTIMIZERS = ("adam", "adamw", "sgd")
 UNCORRECTED = "uncorrected"
 """Class weights of networks in older caches: balanced, and the logits were not corrected for it."""
 CLASS_WEIGHTS = ("none", "balanced", UNCORRECTED)
+SCHEDULES = ("constant", "cosine")
+_LATER_SETTINGS = (
+    *("layer_decay", "warmup_epochs", "schedule", "label_smoothing", "mixup", "spec_augment"),
+    "gradient_checkpointing",
+)
+"""Settings that older versions did not have, and which are stored only where they are not the default."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,20 @@ class Tuning:
     class_weight : str
         ``"none"``, or ``"balanced"``: classes have the same total weight in the loss, and the logits are then
         corrected to the frequencies of the classes. `UNCORRECTED` only in older caches.
+    layer_decay : float
+        The learning rate of the block that is i-th from the end is multiplied by ``layer_decay ** i``.
+    warmup_epochs : int
+        Epochs in which the learning rate rises linearly from 0.
+    schedule : str
+        One of `SCHEDULES`: what the learning rate does afterwards; ``"cosine"`` falls to 0 in the last epoch.
+    label_smoothing : float
+        That of `torch.nn.CrossEntropyLoss`, in training alone.
+    mixup : float
+        Parameter of the beta distribution by which pairs of clips are mixed; 0 mixes none.
+    spec_augment : float
+        Longest mask of audio, as a fraction of the time and of the frequencies; 0 masks nothing.
+    gradient_checkpointing : bool
+        Whether the backward pass computes the activations inside blocks again instead of keeping them.
     """
 
     optimizer: str
@@ -57,6 +79,13 @@ class Tuning:
     gain_db: float = 0.0
     stop_folds: int = 5
     class_weight: str = "none"
+    layer_decay: float = 1.0
+    warmup_epochs: int = 0
+    schedule: str = "constant"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    spec_augment: float = 0.0
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.class_weight not in CLASS_WEIGHTS:
@@ -68,12 +97,40 @@ class Tuning:
             "stop_folds": 2,
             "crop_s": 0,
             "gain_db": 0,
+            "warmup_epochs": 0,
+            "mixup": 0,
         }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise InputError(f"tuning: {name} is {getattr(self, name)}; expected {minimum} or more")
         if self.learning_rate <= 0:
             raise InputError(f"tuning: learning_rate is {self.learning_rate}; expected more than 0")
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"tuning: layer_decay is {self.layer_decay}; expected more than 0, at most 1")
+        for name in ("label_smoothing", "spec_augment"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"tuning: {name} is {getattr(self, name)}; expected 0 or more, less than 1")
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"tuning: warmup_epochs is {self.warmup_epochs}; expected less than epochs, {self.epochs}"
+            )
+        if self.schedule not in SCHEDULES:
+            raise InputError(
+                f"tuning: schedule is {self.schedule!r}; expected one of: {', '.join(SCHEDULES)}"
+            )
+        if type(self.gradient_checkpointing) is not bool:
+            raise InputError(
+                f"tuning: gradient_checkpointing is {self.gradient_checkpointing!r}; expected true or false"
+            )
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The settings as recipes are stored; what older versions did not write is left out, so that digests
+        stay.
+        """
+        left_out = {name for name in _LATER_SETTINGS if getattr(self, name) == getattr(Tuning, name)}
+        if self.class_weight == UNCORRECTED:
+            left_out.add("class_weight")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -90,8 +147,8 @@ class Recipe:
     preprocessing : str
         Canonical JSON.
     depth : str
-        One of `DEPTHS`; ``"imported"``: made elsewhere by networks that saw labels of the clips outside a
-        holdout.
+        One of `DEPTHS`, or ``"last:N"``; ``"imported"``: made elsewhere by networks that saw labels of the
+        clips outside a holdout.
     tuning : Tuning or None
         `None` where `depth` is ``"frozen"`` or ``"imported"``.
     embedding_tuned : bool
@@ -106,7 +163,7 @@ class Recipe:
     network_version: int
     weights: str
     preprocessing: str
-    depth: Depth
+    depth: str
     tuning: Tuning | None
     embedding_tuned: bool
     precision: str = "fp32"
@@ -118,8 +175,8 @@ class Recipe:
     architecture: str = ""
 
     def __post_init__(self) -> None:
-        if self.depth not in DEPTHS:
-            known = ", ".join(DEPTHS)
+        if self.depth not in DEPTHS and last_blocks(self.depth) is None:
+            known = ", ".join((*DEPTHS, "last:N"))
             raise InputError(f"{self.source}: tuning depth {self.depth!r} is unknown; known: {known}")
         if (self.tuning is None) != (self.depth in ("frozen", "imported")):
             raise InputError(f"{self.source}: depth {self.depth!r} and tuning settings do not agree")
@@ -133,6 +190,11 @@ class Recipe:
     def sees_labels(self) -> bool:
         """Whether its networks saw labels, so that there is one per holdout."""
         return self.depth != "frozen"
+
+    @property
+    def tunes_trunk(self) -> bool:
+        """Whether its networks are tuned whole or in their last blocks, so that each is stored whole."""
+        return self.depth == "full" or last_blocks(self.depth) is not None
 
     @property
     def made_by(self) -> str:
@@ -154,12 +216,18 @@ class Recipe:
         return canonical_json(self._as_mapping())
 
     def _as_mapping(self) -> dict[str, Any]:
-        values = asdict(self)
-        if self.tuning is not None and self.tuning.class_weight == UNCORRECTED:
-            del values["tuning"]["class_weight"]  # as older versions wrote it, so that digests stay
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.tuning is not None:
+            values["tuning"] = self.tuning.as_mapping()
         if not self.architecture:
             del values["architecture"]  # older versions had none
         return values
+
+
+def last_blocks(depth: str) -> int | None:
+    """The N of depth ``last:N``; `None` for another depth."""
+    match = _LAST.fullmatch(depth)
+    return int(match[1]) if match else None
 
 
 def list_modalities(recipes: Iterable[Recipe]) -> tuple[str, ...]:

@@ -78,7 +78,8 @@ class RecipeCommand(click.Command):
     "--tune",
     multiple=True,
     metavar="[SOURCE=]DEPTH",
-    help="How much to tune: frozen, head or full; for all networks, or for one source; repeat for several.",
+    help="How much to tune: frozen, head, last:N (the last N blocks and the head) or full; for all networks, "
+    "or for one source; repeat for several.",
 )
 @click.option(
     "--weights",

@@ -109,7 +109,7 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
     if work.networks and tuning is not None:
         rows, clips = len(work.networks) * work.clips, max(map(len, work.networks))
         floats += rows * (network.spec.embedding_width + len(classes))
-        if recipe.depth == "full":
+        if recipe.tunes_trunk:
             crop = place_batch(recipe, torch.zeros(1, *_input_shape(network, tuning.crop_s)))
             pass_s, train_s = pass_seconds(network), seconds_of(train, crop)
             seconds += work.to_tune * tuning.epochs * clips * (0.8 * train_s + 0.2 * pass_s) + rows * pass_s

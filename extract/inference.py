@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from moodfuse.cache.digests import derived_seed
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media, MediaStore
-from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.recipe import Recipe, last_blocks
 from moodfuse.cache.records import SAMPLE_RATE_HZ
 from moodfuse.extract.media.preprocess import InputMaker
 from moodfuse.extract.networks import (
@@ -55,7 +55,20 @@ def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Netwo
         )
         torch.manual_seed(derived_seed(recipe.seed, recipe.network, "classifier"))
         network.reset_classifier(num_classes)
+    if recipe.tunes_trunk:
+        prepare_tuning(recipe, network)
     return place_network(recipe, network)
+
+
+def prepare_tuning(recipe: Recipe, network: Network) -> None:
+    """Freeze the layers before the blocks that are tuned, and set how the network trains."""
+    assert recipe.tuning is not None
+    count = last_blocks(recipe.depth)
+    for parameter, number in network.number_parameters():
+        parameter.requires_grad_(count is None or number <= count)
+    network.spec_augment = recipe.tuning.spec_augment
+    if recipe.tuning.gradient_checkpointing:
+        network.checkpoint_blocks()
 
 
 def place_network(recipe: Recipe, network: Network) -> Network:
@@ -92,7 +105,7 @@ class SourceWorker:
     Attributes
     ----------
     tuned : torch.nn.Module
-        The part that is tuned at the recipe's depth: the head, or the whole network.
+        The part that each tuned network stores: the head, or the whole network.
     read : callable
         Gives the media of a clip by digest, the last ones from memory.
     """
@@ -257,9 +270,9 @@ def load_arrays(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
 class ShippedSource:
     """A source of an exported model.
 
-    `body` is the file of the layers that are not tuned, `None` at depth ``full``; `networks` are the files of
-    tuned heads or whole networks, none at depth ``frozen``. `device` is ``cpu``, ``cuda`` or ``auto``, `None`
-    for the recipe's own.
+    `body` is the file of the layers that are not tuned, `None` where the trunk is tuned; `networks` are the
+    files of tuned heads or whole networks, none at depth ``frozen``. `device` is ``cpu``, ``cuda`` or
+    ``auto``, `None` for the recipe's own.
 
     Raises `InputError`, `WeightsError` or `DamagedPartError` if the files do not fit the recipe, or are
     damaged; if the device is not available.
@@ -276,7 +289,7 @@ class ShippedSource:
     ) -> None:
         check_shipped_recipe(recipe)
         self.recipe = recipe = local_recipe(recipe, device)
-        if (recipe.depth == "full") != (body is None) or (recipe.depth == "frozen") != (not networks):
+        if recipe.tunes_trunk != (body is None) or (recipe.depth == "frozen") != (not networks):
             raise InputError(f"{recipe.source}: body and networks do not fit its depth, {recipe.depth!r}")
         self._worker = SourceWorker(recipe, network_from_files(recipe, num_classes, body))
         own = self._worker.tuned.state_dict()
@@ -291,14 +304,14 @@ class ShippedSource:
             torch.set_num_threads(threads)
 
     def _rows(self, media: Media) -> Iterator[Rows]:
-        worker, depth = self._worker, self.recipe.depth
-        rows = {} if depth == "full" else worker.frozen_rows(media)
-        if depth == "frozen":
+        worker, recipe = self._worker, self.recipe
+        rows = {} if recipe.tunes_trunk else worker.frozen_rows(media)
+        if recipe.depth == "frozen":
             yield rows
         for arrays in self._networks:
             worker.tuned.load_state_dict(arrays)
             worker.tuned.eval()
-            if depth == "full":
+            if recipe.tunes_trunk:
                 yield worker.full_rows(media)
             else:
                 yield worker.head_rows(rows.get("activation", rows["embedding"]))

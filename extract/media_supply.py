@@ -47,10 +47,10 @@ def media_supply(
         )
         return
     for recipe in recipes:
-        if recipe.depth == "full" and recipe.modality == "picture":
+        if recipe.tunes_trunk and recipe.modality == "picture":
             raise InputError(
-                f"{recipe.source}: tuned whole, a video network reads every clip's frames in every "
-                f"epoch, which --no-keep-media does not keep; drop --no-keep-media, "
+                f"{recipe.source}: at depth {recipe.depth}, a video network reads every clip's frames in "
+                f"every epoch, which --no-keep-media does not keep; drop --no-keep-media, "
                 f"or use --tune {recipe.source}=head"
             )
     with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
@@ -212,14 +212,14 @@ class StreamedMedia:
             other_rates_hz=find_other_rates_hz(recipes),
         )
         self._trunks: dict[tuple[str, str], FrozenTrunk] = {}
-        tuned_whole = [read_preprocessing(recipe) for recipe in recipes if recipe.depth == "full"]
+        tuned_trunks = [read_preprocessing(recipe) for recipe in recipes if recipe.tunes_trunk]
         self._kept = [
             (MediaStore(folder, rendition), preprocessing)
-            for rendition, preprocessing in choose_renditions(tuned_whole).items()
+            for rendition, preprocessing in choose_renditions(tuned_trunks).items()
         ]
         self._keeps_audio: Callable[[str], bool] = lambda digest: True
         for recipe in recipes:
-            if recipe.depth != "full":
+            if not recipe.tunes_trunk:
                 frozen = frozen_counterpart(recipe)
                 weights = settings.recipes.weights_of(recipe.source)
                 self._trunks.setdefault((frozen.source, frozen.digest16), FrozenTrunk(cache, frozen, weights))
@@ -230,7 +230,7 @@ class StreamedMedia:
         return sum(trunk.writer.added for trunk in self._trunks.values())
 
     def store(self, recipe: Recipe) -> MediaStore:
-        """Where a network that is tuned whole reads its clips."""
+        """Where a network whose trunk is tuned reads its clips."""
         return find_store(self.folder, read_preprocessing(recipe))
 
     def decode_dataset(self, clips: Sequence[Clip]) -> list[ClipStatus]:
@@ -249,7 +249,7 @@ class StreamedMedia:
         for work in todo:
             frozen = frozen_counterpart(work.recipe)
             for status in find_clips_to_decode(self.cache, [work]):
-                if work.recipe.depth != "full":
+                if not work.recipe.tunes_trunk:
                     trunks.setdefault(status.digest, []).append(self._trunks[frozen.source, frozen.digest16])
                 elif self.store(work.recipe).find(status.digest) is None:
                     audio.add(status.digest)

@@ -56,7 +56,7 @@ def find_work(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Wor
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
         trunk = digests - cache.held(frozen_counterpart(recipe), None)
     to_tune = sum(not cache.network_path(recipe, training_clips).is_file() for training_clips in networks)
-    body = recipe.depth != "full" and not cache.network_path(recipe, None).is_file()
+    body = not recipe.tunes_trunk and not cache.network_path(recipe, None).is_file()
     return Work(recipe, tuple(sorted(trunk)), networks, to_tune, len(digests), body)
 
 
@@ -73,10 +73,10 @@ def _wanted_networks(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice)
 
 
 def find_clips_to_decode(cache: FeatureCache, works: Sequence[Work]) -> tuple[ClipStatus, ...]:
-    """Clips to decode: those that have to pass a trunk, and all clips of a network that is tuned whole."""
+    """Clips to decode: those that have to pass a frozen trunk, and all clips of a trunk that is tuned."""
     wanted = {digest for work in works for digest in work.trunk}
     for work in works:
-        if work.networks and work.recipe.depth == "full":
+        if work.networks and work.recipe.tunes_trunk:
             wanted |= {status.digest for status in cache.clips_with(work.recipe)}
     return tuple(status for status in cache.clips if status.digest in wanted)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.recipe import DEPTHS, UNCORRECTED, Recipe, Tuning
+from moodfuse.cache.recipe import UNCORRECTED, Recipe, Tuning, last_blocks
 from moodfuse.cache.records import SAMPLE_RATE_HZ
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import (
@@ -37,6 +37,8 @@ OTHER = "other"
 """Table of a recipe for networks without their own: those of hubs and of other packages."""
 # Former names of recipes, which caches may hold: accepted with a notice.
 FORMER_NAMES = {"seed": "zhou2022", "seed-adam": "zhou2022-adam", "seed-sgd": "zhou2022-sgd"}
+_TABLES = ("frozen", "head", "full")
+_TRUNK_SETTINGS = ("layer_decay", "spec_augment", "gradient_checkpointing")
 _TOP_LEVEL = {"name", "description", "seed", "threads"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -247,15 +249,19 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     # Settings of all models of a hub are in one table.
     keys = (network, network.partition(":")[0], OTHER)
     table: Mapping[str, Any] = next((tables[key] for key in keys if key in tables), {})
-    if unknown := sorted(set(table) - {"depth", *DEPTHS}):
+    if unknown := sorted(set(table) - {"depth", *_TABLES}):
         raise InputError(
-            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}"
+            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(_TABLES)}"
         )
     depth = choice.depth_of(source) or table.get("depth", spec.default_depth)
-    if depth not in DEPTHS:
-        raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(DEPTHS)}")
-    if depth == "full" and not spec.has_weights:
-        raise InputError(f"--tune {source}=full: {spec.name} has no weights to tune; use frozen or head")
+    last = last_blocks(str(depth))
+    if depth not in _TABLES and last is None:
+        raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(_TABLES)}, last:N")
+    tunes_trunk = depth == "full" or last is not None
+    if tunes_trunk and not spec.has_weights:
+        raise InputError(f"--tune {source}={depth}: {spec.name} has no weights to tune; use frozen or head")
+    if last is not None:
+        _check_blocks(source, last, spec)
     device = resolve_device(choice.device)
     check_precision(choice.precision, device)
     if choice.compile:
@@ -268,7 +274,7 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         preprocessing=canonical_json((spec if facts is None else facts).preprocessing.as_record()),
         depth=depth,
         tuning=None if depth == "frozen" else _read_tuning(source, depth, table, name, spec),
-        embedding_tuned=depth == "full" or (depth == "head" and spec.has_replaced_layers),
+        embedding_tuned=tunes_trunk or (depth == "head" and spec.has_replaced_layers),
         precision="bf16" if choice.precision == "bf16" else "fp32",
         device=device,
         threads=_whole_number(tables, "threads", 2, name),
@@ -291,14 +297,25 @@ def _whole_number(tables: Mapping[str, Any], key: str, default: int, recipe: str
     return value
 
 
+def _check_blocks(source: str, last: int, spec: NetworkSpec) -> None:
+    from moodfuse.extract.networks.base import count_blocks  # imports torch
+
+    count = count_blocks(spec.name, spec.architecture)
+    if last > count:
+        raise InputError(
+            f"--tune {source}=last:{last}: {spec.name} has {count} blocks; expected last:1 to last:{count}"
+        )
+
+
 def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
-    values = table.get(depth)
+    key = "head" if depth == "head" else "full"  # last:N has the settings of full
+    values = table.get(key)
     if values is None:
         raise InputError(
             f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table "
-            f"[{spec.name.partition(':')[0]}.{depth}]"
+            f"[{spec.name.partition(':')[0]}.{key}]"
         )
-    where = f"recipe {recipe}, {source}.{depth}"
+    where = f"recipe {recipe}, {source}.{key}"
     known = {field.name for field in fields(Tuning)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -308,8 +325,13 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
         raise InputError(f"{where}: {error}") from error
     if tuning.class_weight == UNCORRECTED:
         raise InputError(f"{where}: class_weight is {UNCORRECTED!r}; expected one of: none, balanced")
-    if depth == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
+    if key == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
         raise InputError(f"{where}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more")
+    if tuning.spec_augment and spec.modality != "audio":
+        raise InputError(f"{where}: spec_augment masks audio, and {spec.name} reads video; remove it")
+    for name in _TRUNK_SETTINGS if key == "head" else ():
+        if getattr(tuning, name) != getattr(Tuning, name):
+            raise InputError(f"{where}: {name} has no effect at depth head; remove it, or use full or last:N")
     return tuning
 
 

@@ -297,7 +297,7 @@ def _network_paths(
 ) -> tuple[list[Path], list[Path]]:
     """Return the file of the layers that are not fine-tuned, if any, and those of fine-tuned networks."""
     recipe = cache.recipe(source)
-    body = [] if recipe.depth == "full" else [cache.network_path(recipe, None)]
+    body = [] if recipe.tunes_trunk else [cache.network_path(recipe, None)]
     training_clips = (
         [cache.training_clips(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
     )

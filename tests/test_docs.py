@@ -26,5 +26,5 @@ def test_recipes_have_every_key_with_its_default() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
     for setting in fields(Tuning):
-        default = "required" if setting.default is MISSING else f"{setting.default}".removesuffix(".0")
-        assert rows[setting.name].rstrip(" |`").endswith(default), setting.name
+        default = "required" if setting.default is MISSING else str(setting.default).removesuffix(".0")
+        assert rows[setting.name].rstrip(" |`").endswith(default.replace("False", "false")), setting.name

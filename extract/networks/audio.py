@@ -111,6 +111,7 @@ class TwoDMCNN(Network):
     model takes, and a shorter crop passes at its own length.
     """
 
+    has_spectrogram = True
     window: Tensor
     mel_filters: Tensor
     resampling_filters: Tensor
@@ -128,6 +129,10 @@ class TwoDMCNN(Network):
         )
         self.register_buffer("resampling_filters", resampling_filters(), persistent=False)
         self.initialise()
+
+    def blocks(self) -> list[nn.Module]:
+        """Each convolution with its BatchNorm."""
+        return [nn.ModuleList(pair) for pair in zip(self.convolutions, self.norms, strict=True)]
 
     def resample(self, waveform: Tensor) -> Tensor:
         """Waveforms ``[N, samples]`` at 16 kHz -> float32 at 12 kHz, cut at 29 s."""
@@ -169,7 +174,7 @@ class TwoDMCNN(Network):
     def trunk(self, x: Tensor) -> Tensor:
         """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 7 s."""
         features = []
-        x = self.log_mel(self.resample(x))
+        x = self.mask(self.log_mel(self.resample(x)))
         for block, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             if block > 0:
                 x = F.max_pool2d(x, POOLS[block - 1])

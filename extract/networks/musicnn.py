@@ -39,6 +39,7 @@ class Musicnn(Network):
     end of a waveform do not count, as the package uses complete patches of a file only, except for the first.
     """
 
+    has_spectrogram = True
     window: Tensor
     mel_filters: Tensor
 
@@ -82,6 +83,13 @@ class Musicnn(Network):
             mel = power.transpose(1, 2) @ self.mel_filters
             return torch.log10(LOG_SCALE * mel + 1).float()
 
+    def blocks(self) -> list[nn.Module]:
+        """The front end, each of the other convolutions with its BatchNorm, and the dense layer."""
+        pairs = [nn.ModuleList(pair) for pair in zip(self.convolutions, self.norms[1:9], strict=True)]
+        front_end = nn.ModuleList([self.norms[0], *pairs[: len(FRONT_END)]])
+        dense = nn.ModuleList([self.norms[9], self.dense, self.norms[10]])
+        return [front_end, *pairs[len(FRONT_END) :], dense]
+
     def convolve(self, number: int, x: Tensor) -> Tensor:
         """One convolution with its ReLU and BatchNorm."""
         output: Tensor = self.norms[number + 1](F.relu_(self.convolutions[number](x)))
@@ -89,7 +97,7 @@ class Musicnn(Network):
 
     def penultimate(self, patches: Tensor) -> Tensor:
         """The package's `penultimate`, ``[N, 200]``, of log-mel patches ``[N, frames, 96]``."""
-        x = self.norms[0](patches[:, None])
+        x = self.mask(self.norms[0](patches[:, None]))
         outputs = []
         for number, (frames, _, _) in enumerate(FRONT_END):
             # TensorFlow's 'same' over time: the extra zero of an even kernel is at the end.

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,13 +38,13 @@ class TuningData:
     train_input: Callable[[str, torch.Generator], Tensor]  # an augmented input of a clip
     whole_input: Callable[[str], Tensor]  # the input from which a clip is embedded
     score: Callable[[Tensor], Tensor]  # logits [N, C] of a batch
-    parameters: list[nn.Parameter]  # to be tuned
+    parameters: list[tuple[nn.Parameter, int]]  # to be tuned, numbered as by `Network.number_parameters`
     output_bias: nn.Parameter  # of the last layer, [C]
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.parameters[0].device
+        return self.parameters[0][0].device
 
     def clips(self, role: str) -> list[tuple[str, int]]:
         """(digest, class index) of the clips with a role."""
@@ -63,13 +64,27 @@ class _Progress:
     best_loss: float | None = None
 
 
-def make_optimizer(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of a recipe."""
-    rate, decay = tuning.learning_rate, tuning.weight_decay
+def make_optimizer(tuning: Tuning, parameters: Sequence[tuple[nn.Parameter, int]]) -> torch.optim.Optimizer:
+    """The optimizer of a recipe, for parameters numbered as by `Network.number_parameters`."""
+    values: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for parameter, number in parameters:
+        values[tuning.learning_rate * tuning.layer_decay**number].append(parameter)
+    groups = [{"params": group, "lr": rate, "initial_lr": rate} for rate, group in values.items()]
+    decay = tuning.weight_decay
     if tuning.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, momentum=tuning.momentum, weight_decay=decay)
+        return torch.optim.SGD(groups, momentum=tuning.momentum, weight_decay=decay)
     optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return optimizers[tuning.optimizer](parameters, lr=rate, weight_decay=decay)
+    return optimizers[tuning.optimizer](groups, weight_decay=decay)
+
+
+def rate_factor(tuning: Tuning, epochs: float) -> float:
+    """Factor of the learning rate after so many epochs: linear warm-up, then constant or half a cosine."""
+    if epochs < tuning.warmup_epochs:
+        return epochs / tuning.warmup_epochs
+    if tuning.schedule == "constant":
+        return 1.0
+    done = (epochs - tuning.warmup_epochs) / (tuning.epochs - tuning.warmup_epochs)
+    return (1 + math.cos(math.pi * done)) / 2
 
 
 def compute_class_weights(targets: Sequence[int], classes: int) -> Tensor:
@@ -115,8 +130,7 @@ def tune(
     while progress.epoch < tuning.epochs:
         if stop and progress.epoch - progress.best_epoch >= tuning.patience:
             break
-        epoch_seed = derived_seed(seed, progress.epoch)
-        epoch_loss = _train_epoch(network, data, optimizer, loss, tuning.batch, epoch_seed)
+        epoch_loss = _train_epoch(network, data, optimizer, weight, tuning, seed, progress.epoch)
         progress.epoch += 1
         if not stop:
             progress.best_epoch = progress.epoch
@@ -141,26 +155,42 @@ def _train_epoch(
     network: nn.Module,
     data: TuningData,
     optimizer: torch.optim.Optimizer,
-    loss: nn.Module,
-    batch_size: int,
-    seed: int,
+    weight: Tensor | None,
+    tuning: Tuning,
+    network_seed: int,
+    epoch: int,
 ) -> float:
     """Take the steps of an epoch, and return the loss of its last batch."""
+    seed = derived_seed(network_seed, epoch)
     generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(derived_seed(seed, "dropout"))
+    mixing = np.random.default_rng(derived_seed(seed, "mixup"))
+    torch.manual_seed(derived_seed(seed, "dropout"))  # and masks of SpecAugment
+    np.random.seed(derived_seed(seed, "numpy") % 2**32)  # of masks inside speech models of transformers
     network.train()
     clips = data.clips("tune")
-    order, batch_loss = torch.randperm(len(clips), generator=generator), torch.tensor(math.nan)
+    batches_of_clips = torch.randperm(len(clips), generator=generator).split(tuning.batch)
+    loss = nn.CrossEntropyLoss(weight=weight, label_smoothing=tuning.label_smoothing)
+    batch_loss = torch.tensor(math.nan)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in order.split(batch_size):
+        for batch in batches_of_clips:
             chosen = [clips[index] for index in batch.tolist()]
             inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
             yield inputs, torch.tensor([target for _, target in chosen])
 
-    for inputs, targets in prefetch(batches()) if data.device.type == "cuda" else batches():
+    prepared = prefetch(batches()) if data.device.type == "cuda" else batches()
+    for step, (inputs, targets) in enumerate(prepared):
+        factor = rate_factor(tuning, epoch + (step + 0.5) / len(batches_of_clips))
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
         optimizer.zero_grad(set_to_none=True)
-        batch_loss = loss(data.score(inputs.to(data.device)), targets.to(data.device))
+        inputs, targets = inputs.to(data.device), targets.to(data.device)
+        if tuning.mixup:
+            share, order = mixing.beta(tuning.mixup, tuning.mixup), mixing.permutation(len(targets))
+            logits = data.score(share * inputs + (1 - share) * inputs[order])
+            batch_loss = share * loss(logits, targets) + (1 - share) * loss(logits, targets[order])
+        else:
+            batch_loss = loss(data.score(inputs), targets)
         batch_loss.backward()
         optimizer.step()
     return float(batch_loss.detach())

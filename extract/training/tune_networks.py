@@ -118,7 +118,7 @@ def tune_networks(
     tuned, embedded = 0, 0
 
     def row(digest: str) -> Rows:
-        if recipe.depth == "full":
+        if recipe.tunes_trunk:
             return worker.full_rows(worker.read(digest))
         return worker.head_rows(activations[digest])
 
@@ -231,13 +231,13 @@ def head_data(
         train_input=lambda digest, generator: tensors[digest],
         whole_input=tensors.__getitem__,
         score=lambda batch: network.classifier(network.embed(batch)),
-        parameters=list(network.head_parameters()),
+        parameters=[(parameter, 0) for parameter in network.head_parameters()],
         output_bias=network.output_bias,
     )
 
 
 def full_data(worker: SourceWorker, training_clips: TrainingClips, classes: tuple[str, ...]) -> TuningData:
-    """What tuning the whole network reads."""
+    """What tuning the whole network, or its last blocks, reads."""
     network = worker.network
 
     def score(batch: torch.Tensor) -> torch.Tensor:
@@ -251,6 +251,6 @@ def full_data(worker: SourceWorker, training_clips: TrainingClips, classes: tupl
         worker.train_input,
         worker.whole_input,
         score,
-        list(network.parameters()),
+        [(value, number) for value, number in network.number_parameters() if value.requires_grad],
         network.output_bias,
     )

@@ -72,12 +72,12 @@ def test_arrays_of_another_network_are_refused(tmp_path: Path) -> None:
             load_arrays(path, expected)
 
 
-@pytest.mark.parametrize("depth", ["full", "head", "frozen"])
+@pytest.mark.parametrize("depth", ["full", "last:1", "head", "frozen"])
 def test_each_network_gives_the_bits_of_training(depth: str, tmp_path: Path) -> None:
     """Two tuned networks give, in their order and each time, the rows of the networks that were saved."""
     recipe, files, expected = recipe_of("onedmcnn", depth), [], []
     worker = SourceWorker(recipe, make_network(recipe, None, 2))
-    body = None if depth == "full" else tmp_path / "body.safetensors"
+    body = None if recipe.tunes_trunk else tmp_path / "body.safetensors"
     if body is not None:
         save_body(body, recipe, worker.network)
     frozen = worker.frozen_rows(NOISE)
@@ -88,8 +88,8 @@ def test_each_network_gives_the_bits_of_training(depth: str, tmp_path: Path) -> 
                 value.add_(0.01 * torch.randn_like(value))
         files.append(tmp_path / f"{number}.safetensors")
         save_weights(files[-1], worker.tuned.state_dict(), {})
-        full = depth == "full"
-        expected.append(worker.full_rows(NOISE) if full else worker.head_rows(frozen["embedding"]))
+        whole = recipe.tunes_trunk
+        expected.append(worker.full_rows(NOISE) if whole else worker.head_rows(frozen["embedding"]))
     shipped = ShippedSource(recipe, 2, body, files)
     for _ in range(2):
         assert all(same(*pair) for pair in zip(shipped.embed(NOISE), expected or [frozen], strict=True))

@@ -190,12 +190,15 @@ def test_removed_media_and_marks_are_made_again_if_needed(runner, all_depths, be
     assert runner(plan=FOLDS).embedded == 0 and len(begun) == 1
 
 
-def test_a_video_network_is_not_tuned_whole_without_kept_media(runner) -> None:
+@pytest.mark.parametrize("depth", ["full", "last:1"])
+def test_the_trunk_of_a_video_network_is_not_tuned_without_kept_media(depth: str, runner) -> None:
     """It is refused before anything is read, with the remedy."""
     full = 'full = { optimizer = "sgd", learning_rate = 1e-5, epochs = 1 }'
     runner.recipe.write_text(runner.recipe.read_text() + full)
-    with pytest.raises(InputError, match=r"c3d: tuned whole.*drop --no-keep-media, or use --tune c3d=head"):
-        runner(sources=("c3d",), depths={"c3d": "full"}, keep_media=False, plan=FOLDS)
+    with pytest.raises(
+        InputError, match=rf"c3d: at depth {depth}, .*drop --no-keep-media, or use --tune c3d=head"
+    ):
+        runner(sources=("c3d",), depths={"c3d": depth}, keep_media=False, plan=FOLDS)
     assert not list(runner.cache.rglob("*.h5"))
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from moodfuse.extract.inference import make_network
 from moodfuse.extract.networks import NETWORKS, create_network, network_spec
 from moodfuse.extract.networks.base import Network
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,6 +147,90 @@ def test_head_parameters() -> None:
     assert len(list(make("i3d").head_parameters())) == 2
     sizes = [tuple(parameter.shape) for parameter in make("c3d").head_parameters()]
     assert sizes == [(1024, 8192), (1024,), (512, 1024), (512,), (6, 512), (6,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "first"),
+    [
+        ("onedmcnn", 4, "convolutions.3.weight"),
+        ("twodmcnn", 5, "convolutions.4.weight"),
+        ("musicnn", 5, "dense.weight"),
+        ("c3d", 8, "conv5b.weight"),
+        ("i3d", 12, "Mixed_5c.b0.conv3d.weight"),
+        ("frame-stats", 0, None),
+    ],
+)
+@pytest.mark.usefixtures("narrow")
+def test_blocks(name: str, count: int, first: str | None) -> None:
+    """Convolutions or modules in order; a block has its BatchNorm, and the head has number 0."""
+    network = make(name)
+    numbers = dict(zip(dict(network.named_parameters()), network.number_parameters(), strict=True))
+    assert len(network.blocks()) == count
+    assert next((name for name, (_, number) in numbers.items() if number == 1), None) == first
+    head = {id(parameter) for parameter in network.head_parameters()}
+    assert {id(parameter) for parameter, number in numbers.values() if number == 0} == head
+    if name == "twodmcnn":
+        assert [numbers[f"norms.{block}.weight"][1] for block in range(5)] == [5, 4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["onedmcnn", "twodmcnn", "musicnn", "c3d", "i3d"])
+@pytest.mark.usefixtures("narrow")
+def test_the_last_block_alone_has_gradients(name: str) -> None:
+    """At depth last:1, with those of the head; they equal those of depth full."""
+    gradients = []
+    for depth in ("full", "last:1"):
+        network = make_network(build_recipe(name, RecipeChoice(device="cpu", depth=depth)), None, 6).train()
+        torch.manual_seed(1)
+        F.cross_entropy(network(clips(name, 2))[1], torch.tensor([0, 1])).backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert all(
+        (other is None) == (number > 1) and (other is None or torch.equal(one, other))
+        for one, other, (_, number) in zip(*gradients, network.number_parameters(), strict=True)
+    )
+
+
+def test_masks_of_spec_augment() -> None:
+    """One stretch of time and one of frequencies are 0 in training, in a waveform one of time."""
+    network = make("twodmcnn")
+    network.spec_augment = 0.25
+    spectrograms = torch.ones(20, 1, 96, 400)
+    assert network.mask(spectrograms) is spectrograms  # in eval mode
+    masked = network.train().mask(spectrograms)[:, 0] == 0
+    lengths = {axis: masked.all(dim=axis).sum(dim=1) for axis in (1, 2)}
+    for axis, size in ((1, 400), (2, 96)):
+        assert 0 < lengths[axis].max() <= size / 4 and len(set(lengths[axis].tolist())) > 5
+        edges = masked.all(dim=axis).int().diff(dim=1).abs().sum(dim=1)
+        assert edges.max() <= 2
+    times, bands = lengths[1], lengths[2]
+    assert torch.equal(masked.sum(dim=(1, 2)), times * 96 + bands * 400 - times * bands)
+    network = make("onedmcnn").train()
+    network.spec_augment, seen = 0.25, []
+    network.trunk = lambda x: seen.append(x) or torch.zeros(len(x), 256)  # type: ignore[method-assign, assignment]
+    network(torch.ones(3, 32_000))
+    assert 0 < (seen[0] == 0).sum() <= 3 * 8_000
+
+
+@pytest.mark.usefixtures("narrow")
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    """With dropout, and BatchNorm of a pretrained network, whose statistics stay."""
+    network, x = make("i3d"), clips("i3d", 2)
+    network.pretrained = True
+    network.train()
+    calls: list[int] = []
+    network.Mixed_5b.b0.register_forward_pre_hook(lambda *_: calls.append(1))
+    statistics = network.get_buffer("Mixed_5b.b0.bn.running_mean").clone()
+    gradients = []
+    for _ in range(2):
+        network.zero_grad()
+        torch.manual_seed(1)
+        F.cross_entropy(network(x)[1], torch.tensor([0, 1])).backward()
+        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
+        network.checkpoint_blocks()
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert len(calls) == 3 and torch.equal(network.get_buffer("Mixed_5b.b0.bn.running_mean"), statistics)
+    with torch.inference_mode():
+        network(x)
+    assert len(calls) == 4
 
 
 def test_batchnorm_keeps_statistics_where_pretrained() -> None:

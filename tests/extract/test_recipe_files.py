@@ -45,6 +45,21 @@ def test_default_depths() -> None:
     assert build_recipe("c3d", RecipeChoice(depth="frozen")).tuning is None
 
 
+def test_last_blocks_are_tuned_with_the_settings_of_full() -> None:
+    """More blocks than the network has, and blocks of a network without weights, are refused."""
+    full, last = (build_recipe("twodmcnn", RecipeChoice(depth=depth)) for depth in ("full", "last:2"))
+    assert last.tuning == full.tuning and last.embedding_tuned and last.digest16 != full.digest16
+    with pytest.raises(
+        InputError, match=r"--tune i3d=last:13: i3d has 12 blocks; expected last:1 to last:12$"
+    ):
+        build_recipe("i3d", RecipeChoice(depths={"i3d": "last:13"}))
+    with pytest.raises(InputError, match="frame-stats has no weights to tune; use frozen or head"):
+        build_recipe("frame-stats", RecipeChoice(depth="last:1"))
+    for depth in ("last:0", "imported"):
+        with pytest.raises(InputError, match="unknown depth; known: frozen, head, full, last:N"):
+            build_recipe("c3d", RecipeChoice(depth=depth))
+
+
 def test_sources_carry_their_recipe(recipe_file) -> None:
     """The default recipe adds nothing to a source's name; any other one, and that of a file, follows an @."""
     assert RecipeChoice().source("c3d") == "c3d"
@@ -77,6 +92,16 @@ def test_sources_carry_their_recipe(recipe_file) -> None:
             "a.toml",
             "[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nclass_weight='rare'\n",
             "class_weight is 'rare'; expected one of: none, balanced",
+        ),
+        (
+            "a.toml",
+            "[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nlayer_decay=0.5\n",
+            "layer_decay has no effect at depth head; remove it, or use full or last:N",
+        ),
+        (
+            "a.toml",
+            "[c3d]\ndepth='last:1'\n[c3d.full]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nspec_augment=0.1\n",
+            "spec_augment masks audio, and c3d reads video; remove it",
         ),
         ("a.toml", "threads = 'x'\n[c3d]\ndepth = 'frozen'", "threads is 'x'; expected a whole number"),
         ("a.toml", b"name = '\xe9'", "cannot be read as UTF-8"),

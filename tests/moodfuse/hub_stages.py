@@ -16,6 +16,7 @@ threads = 1
 depth = "frozen"
 [other]
 head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 2, patience = 2, batch = 8 }
+full = { optimizer = "adamw", learning_rate = 5e-3, epochs = 1, batch = 4, mixup = 0.2, layer_decay = 0.5 }
 """
 
 
@@ -43,10 +44,12 @@ def make_dataset(folder: Path) -> None:
     run("extract", table, "--cache", folder / "work", "--source", "onedmcnn", *recipe)
 
 
-def export_model(dataset: Path, source: str, folder: Path, weights: object = None) -> Path:
-    """Tune a source at depth head, fuse it with the frozen network, and export the model into `folder`."""
+def export_model(
+    dataset: Path, source: str, folder: Path, weights: object = None, depth: str = "head"
+) -> Path:
+    """Tune a source, fuse it with the frozen network, and export the model into `folder`."""
     cache = shutil.copytree(dataset / "work", folder / "work")
-    options = ["--source", source, "--tune", f"{source}=head", "--for-export", "--jobs", 1]
+    options = ["--source", source, "--tune", f"{source}={depth}", "--for-export", "--jobs", 1]
     options += ["--recipe", dataset / "tiny.toml"]
     if weights is not None:
         options += ["--weights", f"{source}={weights}"]

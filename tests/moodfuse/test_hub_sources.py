@@ -71,3 +71,20 @@ def test_a_network_of_a_hub_goes_through_all_stages(
     assert done.returncode == 0, done.stderr
     predicted = list(json.loads(done.stdout)["probabilities"].values())
     np.testing.assert_allclose(predicted, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("source", ["hf:clip", "hf:wavlm"])
+def test_a_network_tuned_in_its_last_block_goes_through_all_stages(
+    source: str, export: Callable[..., Path], dataset: Path, tmp_path: Path
+) -> None:
+    """Networks of both folds are stored whole and differ, so the model has no file of shared layers."""
+    (tmp_path / "download").mkdir()
+    model = export(source, tmp_path, FAMILIES[source](tmp_path / "download"), depth="last:1")
+    shutil.rmtree(tmp_path / "download")
+    sources = {
+        entry["recipe"]["source"]: entry
+        for entry in json.loads((model / "model.json").read_text())["sources"]
+    }
+    assert sources[source]["recipe"]["depth"] == "last:1" and sources[source]["body"] is None
+    file = str(next((dataset / "clips").rglob("*.mp4")))
+    assert np.ptp(Model.load(model).predict_proba([file])[0]) > 0

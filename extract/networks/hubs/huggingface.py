@@ -316,6 +316,7 @@ class HubEncoder(HubNetwork):
         self.model, config = _read_config(spec.name, values["config"])
         self.front_end: dict[str, Any] = values["front_end"]
         super().__init__(spec, num_classes, _build_body(self.model, config))
+        self.has_spectrogram = self.model.takes == "spectrogram"
 
     def pool(self, output: Any) -> Tensor:
         """The embedding ``[N, hidden_size]`` of an output of the body."""
@@ -381,7 +382,8 @@ class HubClip(HubEncoder):
             pieces, shrunk = self.clap_spectrograms(x)
             output = self.body(input_features=pieces, is_longer=shrunk)
         else:
-            output = self.body(ast_spectrograms(x, self.front_end, self.rate_hz))
+            spectrograms = ast_spectrograms(x, self.front_end, self.rate_hz)
+            output = self.body(self.mask(spectrograms))
         return self.pool(output).float().unflatten(0, (len(x), -1)).mean(dim=1)
 
 
