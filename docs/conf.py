@@ -1,4 +1,4 @@
-"""Settings of the documentation site, which `make docs` builds, and the parts of its pages that the code gives.
+"""Settings of the documentation site (`make docs`), and the parts of its pages that the code gives.
 
 A page marks such a part with a comment: ``<!-- commands -->`` or ``<!-- api PACKAGE -->``.
 """
@@ -67,7 +67,8 @@ def fill_in(app: Any, page: str, source: list[str]) -> None:
     text = source[0]
     for path, included in PAGES.items():
         text = text.replace(f"({path}", f"({included}")
-    text = text.replace("<!-- commands -->", "\n\n".join(command_sections(click.Context(group, info_name="moodfuse"))))
+    sections = command_sections(click.Context(group, info_name="moodfuse"))
+    text = text.replace("<!-- commands -->", "\n\n".join(sections))
     source[0] = re.sub("<!-- api (.+?) -->", lambda mark: api_entries(mark[1]), text)
 
 

@@ -1,9 +1,9 @@
-"""Write small synthetic files under the names that the tutorials use: clips, videos, and features with labels.
+"""Write small synthetic files under the names that the tutorials use: clips, videos and features.
 
     python examples/make_inputs.py [FOLDER]
 
-The clips follow an emotion as those of `moodfuse demo` do, but are 6 s long. The features are random numbers around
-the mean of each class; they stand for those of CLIP and of an audio network.
+The clips follow an emotion as those of `moodfuse demo` do, but are 6 s long. The features are random numbers
+around the mean of each class, in place of those of CLIP and of an audio network.
 """
 
 import csv
@@ -41,7 +41,7 @@ def make_inputs(folder: Path) -> None:
     make_features(folder)
 
 
-def make_features(folder: Path, *, songs: int = 60, seed: int = 0) -> None:
+def make_features(folder: Path, *, songs: int = 40, seed: int = 0) -> None:
     """Write features of the clips, and `songs.csv` (two clips of each song) with features of two networks."""
     rng = np.random.default_rng(seed)
     clips = sorted((folder / "clips").glob("*/*.mp4"))
@@ -54,9 +54,9 @@ def make_features(folder: Path, *, songs: int = 60, seed: int = 0) -> None:
     ids = [f"song{song + 1:03}-{take}" for song in range(songs) for take in (1, 2)]
     rows = [(id_, LABELS[label_of_song[song]], id_[:7]) for id_, song in zip(ids, song_of_clip, strict=True)]
     write_table(folder / "songs.csv", ("id", "label", "group"), rows)
-    # Video separates pleasant from unpleasant emotions, audio calm from excited ones: each alone is not enough.
+    # Video separates pleasant from unpleasant emotions, audio calm from excited ones.
     pleasant, calm = np.array([1, 1, -1, -1]), np.array([-1, 1, 1, -1])
-    for name, width, classes in (("clip", 64, pleasant), ("wav2vec", 32, calm)):
+    for name, width, classes in (("clip", 32, pleasant), ("wav2vec", 32, calm)):
         direction, other = rng.standard_normal((2, width))
         of_label = np.outer(classes, direction) + 0.15 * np.outer(np.arange(4) - 1.5, other)
         of_song = of_label[label_of_song] + 2.5 * rng.standard_normal((songs, width))

@@ -65,8 +65,10 @@ def test_example_of_the_configuration_file_is_valid(tmp_path: Path) -> None:
     for name in tomllib.loads(file.read_text(encoding="utf-8")):
         command = group.get_command(click.Context(group), name)
         assert command is not None
-        takes_files = any(isinstance(parameter, click.Argument) and parameter.required for parameter in command.params)
-        context = command.make_context(name, ["clips"] * takes_files + ["--config", str(file)])
+        files = [
+            option for option in command.params if isinstance(option, click.Argument) and option.required
+        ]
+        context = command.make_context(name, ["clips" for _ in files] + ["--config", str(file)])
         assert context.default_map
 
 
