@@ -84,7 +84,7 @@ def test_lock_file_agrees_with_setup(setup_arguments: dict[str, object]) -> None
     ("folders", "extras"),
     [
         ((*STAGES, "moodfuse"), ("parquet", "serve", "distributed", "timm", "transformers")),
-        (("tests", "benchmarks"), ("dev",)),
+        (("tests", "benchmarks", "docs", "examples"), ("dev",)),
     ],
 )
 def test_every_import_is_declared(
