@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -153,8 +154,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start")
     subprocess.run([sys.executable, ROOT / "examples" / "make_inputs.py", folder], check=True)
     run_page(FIRST, folder)
-    # Where fuse exports by default.
-    shutil.copytree(folder / "model", folder / "work" / "runs" / "run-1" / "model")
     return folder
 
 
@@ -172,16 +171,26 @@ def commands_of(page: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if page != FIRST and any(map(is_run, commands_of(page)))],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
-def test_commands_of_a_page(page: Path, start: Path, tmp_path: Path) -> None:
+OTHERS = [page for page in PAGES if page != FIRST and any(map(is_run, commands_of(page)))]
+
+
+@pytest.fixture(scope="module")
+def runs(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[None]]]:
+    """The other pages, which run two at a time."""
+
+    def run_copy(page: Path, folder: Path) -> None:
+        shutil.copytree(start, folder, dirs_exist_ok=True)
+        run_page(page, folder)
+
+    pool = ThreadPoolExecutor(max_workers=2)
+    yield {page: pool.submit(run_copy, page, tmp_path_factory.mktemp(page.stem)) for page in OTHERS}
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_a_page(page: Path, runs: dict[Path, Future[None]]) -> None:
     """Each command ends with exit code 0 or 3, and prints what the page shows."""
-    folder = tmp_path / "start"
-    shutil.copytree(start, folder)
-    run_page(page, folder)
+    runs[page].result()
 
 
 def test_every_reason_not_to_run_a_command_has_one() -> None:
