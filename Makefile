@@ -1,5 +1,6 @@
 # make demo    install and run the demo            make lint    static checks and import contracts
 # make test    install, lint and run the tests     make bench   run every benchmark in turn
+# make docs    build the documentation site           make docker  build the container, or run its steps
 # make format  apply the formatter's rewrites      make clean   remove what was made (distclean: environments too)
 # make lock    resolve requirements.lock again from setup.py (UPGRADE=1 takes newer versions)
 # make test-newest, make test-lowest               run the tests with the newest and the lowest versions of setup.py
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: install demo test pytest test-newest test-lowest lint lock format bench clean distclean
+.PHONY: install demo docs docker test pytest test-newest test-lowest lint lock format bench clean distclean
 
 PYTHON ?= python3
 LOCKED ?= 1
@@ -60,6 +61,14 @@ lock:
 demo: $(STAMP)
 	$(BIN)/moodfuse demo --output demo
 	@echo; echo 'The results are in $(CURDIR)/demo:'; find demo -name report.html -o -name metrics.json | sort
+
+# Warnings are errors; pages whose text the code gives are always written again.
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W --keep-going -E docs build/site
+	@echo 'The site is in $(CURDIR)/build/site/index.html'
+
+docker:
+	.ci/docker_steps
 
 test: lint pytest
 

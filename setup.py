@@ -11,6 +11,7 @@ VERSION = re.search(
 )[1]
 README = ROOT / "README.md"
 SERVE = ["anyio>=4.4", "python-multipart>=0.0.34", "starlette>=1.0.1", "uvicorn>=0.30"]
+DOCS = ["furo>=2025.12.19", "myst-parser>=5", "sphinx>=9,<10", "sphinx-copybutton>=0.5.2"]
 TIMM = ["huggingface-hub>=1.10", "timm>=1.0.26"]
 TRANSFORMERS = ["huggingface-hub>=1.10", "transformers>=5.10"]
 
@@ -73,6 +74,7 @@ setup(
         "distributed": ["distributed>=2025.1"],
         "timm": TIMM,
         "transformers": TRANSFORMERS,
+        "docs": DOCS,
         "dev": [
             # The page is tried in the system's own chromium; axe looks for what would keep readers out.
             "axe-playwright-python>=0.1.4",
@@ -92,6 +94,7 @@ setup(
             "setuptools>=77",
             "uv>=0.7",
             "wheel>=0.45",
+            *DOCS,
             *SERVE,
             *TIMM,
             *TRANSFORMERS,

@@ -84,7 +84,7 @@ def test_lock_file_agrees_with_setup(setup_arguments: dict[str, object]) -> None
     ("folders", "extras"),
     [
         ((*STAGES, "moodfuse"), ("parquet", "serve", "distributed", "timm", "transformers")),
-        (("tests", "benchmarks"), ("dev",)),
+        (("tests", "benchmarks", "docs", "examples"), ("dev",)),
     ],
 )
 def test_every_import_is_declared(
@@ -108,3 +108,18 @@ def imported_modules(file: Path) -> set[str]:
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
     return {name.partition(".")[0] for name in names}
+
+
+def test_container_and_conda_files_agree_with_the_repository(setup_arguments: dict[str, object]) -> None:
+    """The container gets every file that its steps need, and the extras that are installed exist."""
+    ignore = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert ignore[1] == "*"
+    kept = {line[1:] for line in ignore if line.startswith("!")}
+    files = {"setup.py", "pyproject.toml", "requirements.lock", "README.md", "LICENSE"}
+    assert kept == {"moodfuse", *STAGES, *files}
+    assert [name for name in kept if not (ROOT / name).exists()] == []
+    optional = setup_arguments["extras_require"]
+    assert isinstance(optional, dict)
+    for file in ("Dockerfile", "environment.yml"):
+        (extras,) = re.findall(r"\.\[([a-z,]+)\]", (ROOT / file).read_text("utf-8"))
+        assert set(extras.split(",")) <= optional.keys()

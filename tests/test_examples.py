@@ -1,0 +1,34 @@
+"""The notebook of examples/ runs, and its commands are those of this version."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def test_quick_start_notebook(tmp_path: Path) -> None:
+    """The code cells run in order, commands included, and write a report."""
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    notebook = json.loads((EXAMPLES / "quick_start.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    lines = ["import subprocess"]
+    for line in "\n".join(cells).splitlines():
+        command = f"subprocess.run({line[1:]!r}, shell=True, check=True)"
+        lines.append(command if line.startswith("!") else line)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=tmp_path / "examples",
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "both sources instead of CLIP alone" in done.stdout
+    report = "examples/data/cache/runs/run-1/report/report.html"
+    assert (tmp_path / report).is_file()
