@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -137,12 +137,21 @@ class ResultScore:
         """Whether a head reads several sources."""
         return len(self.result.sources) > 1
 
+    @property
+    def mean_accuracy(self) -> tuple[float, Interval]:
+        """Accuracy over all fold plans of the run, with its interval."""
+        if self.repeated is not None and self.repeated.repeats > 1:
+            return self.repeated.accuracy, self.repeated.ci95
+        return self.score.accuracy, self.score.accuracy_ci95
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap.
 
     `planned` are the tests of a few questions, `paired` the exploratory differences of all other pairs.
+    `table_rows` and `figure_rows` are the results in tables and in the ablation figure, the best first; all,
+    unless `choose_rows` has chosen some.
     """
 
     run: Run
@@ -156,6 +165,8 @@ class Evaluation:
     inflation: Inflation | None = None
     audit: Audit | None = None
     modalities: tuple[ModalityScore, ...] = ()
+    table_rows: tuple[ResultScore, ...] = ()
+    figure_rows: tuple[ResultScore, ...] = ()
 
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
@@ -166,14 +177,6 @@ class Evaluation:
     def best(self) -> ResultScore:
         """The best result, which may be a network's own."""
         return self.ranked[0]
-
-    @cached_property
-    def sections(self) -> tuple[tuple[ResultScore, ...], ...]:
-        """The sections of a table, each ranked: networks, heads on one source, fusions; none is empty."""
-        networks = tuple(scored for scored in self.ranked if scored.is_network)
-        fusions = tuple(scored for scored in self.ranked if scored.is_fusion)
-        heads = tuple(scored for scored in self.ranked if not (scored.is_network or scored.is_fusion))
-        return tuple(section for section in (networks, heads, fusions) if section)
 
     @cached_property
     def majority(self) -> tuple[str, float]:
@@ -237,9 +240,8 @@ class Evaluation:
     @property
     def _series_note(self) -> str | None:
         """A warning about series of file names, with the accuracy of the best result without them."""
-        best, held_out = self.best, self.best.series_accuracy
-        accuracy = best.score.accuracy if best.repeated is None else best.repeated.accuracy
-        accuracies = None if held_out is None else (accuracy, held_out)
+        held_out = self.best.series_accuracy
+        accuracies = None if held_out is None else (self.best.mean_accuracy[0], held_out)
         series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         return describe_series_for_report(series, accuracies, 1 + max(self.run.series_folds, default=0))
 
@@ -285,9 +287,10 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
     modalities = score_modalities(run, labels, resamples)
-    return Evaluation(
+    evaluation = Evaluation(
         run, scored, draws, seed, headline, planned, paired, importance, inflation, modalities=modalities
     )
+    return replace(evaluation, table_rows=evaluation.ranked, figure_rows=evaluation.ranked)
 
 
 def run_labels(run: Run) -> Labels:

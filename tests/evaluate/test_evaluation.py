@@ -15,6 +15,7 @@ from sklearn import metrics as sk
 from moodfuse.cache.runs import Result, Run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import TEST, calibration, class_scores, evaluate_run, repeated_score
+from moodfuse.evaluate.rows import split_sections
 
 ROOT = Path(__file__).parents[2]
 MakeRun = Callable[..., Run]
@@ -30,7 +31,7 @@ def test_an_evaluation_has_every_record(make_run: MakeRun) -> None:
     assert softmax.repeated is not None and softmax.repeated.repeats == 2
     assert evaluation.headline is not None and evaluation.headline.candidates == 4
     assert evaluation.headline.result == evaluation.best.result.name
-    best = evaluation.sections[0][0].result.name
+    best = split_sections(evaluation.ranked)[0][0].result.name
     assert [(test.result, test.against, test.baseline) for test in evaluation.paired] == [
         ("c3d+i3d mean logits", best, "best single source"),
         ("c3d+i3d softmax logits", best, "best single source"),
@@ -55,7 +56,7 @@ def test_heads_on_one_source_are_not_fusions(make_run: MakeRun) -> None:
         probabilities = (1 - skill) * random.dirichlet(np.ones(3), 36) + skill * y_true
         added.append(Result((source,), "softmax", "logits", probabilities))
     evaluation = evaluate_run(replace(run, results=(*run.results, *added)), draws=100)
-    names = [[scored.result.name for scored in section] for section in evaluation.sections]
+    names = [[scored.result.name for scored in section] for section in split_sections(evaluation.ranked)]
     assert [len(section) for section in names] == [2, 2, 2] and names[1][0] == "i3d softmax logits"
     assert {(test.result, test.against, test.baseline) for test in evaluation.paired} == {
         ("c3d+i3d mean logits", "i3d softmax logits", "best single source"),
