@@ -237,7 +237,7 @@ def ablation_figure(evaluation: Evaluation) -> "Figure":
             value, interval = scored.mean_accuracy
             colour, mark = styles[scored.result.head, scored.result.level]
             axes.plot(interval.ends, [position] * 2, color=colour, linewidth=1.3, alpha=0.75)
-            axes.plot(value, position, mark, color=colour, markersize=4)
+            axes.plot(value, position, mark, color=colour, markersize=4, clip_on=False)
         axes.axhline(end, color="#DDDDDD", linewidth=0.7)
     majority, baseline = evaluation.majority
     label = f"always “{short(majority)}”"

@@ -70,17 +70,18 @@ def _filter_rows(
 ) -> tuple[ResultScore, ...]:
     ranked, run = evaluation.ranked, evaluation.run.name
     wanted = {tuple(sorted(name.split("+"))): name for name in only}
-    known_sources = {one.result.sources for one in ranked}
+    known_sources = {tuple(sorted(one.result.sources)): "+".join(one.result.sources) for one in ranked}
     known_heads = {one.result.head for one in ranked}
     unknown = [name for sources, name in wanted.items() if sources not in known_sources]
     unknown += [head for head in heads if head not in known_heads]
     if unknown:
-        names = sorted(known_heads | {"+".join(sources) for sources in known_sources})
+        names = sorted({*known_heads, *known_sources.values()})
         raise InputError(f"run {run} has no result of {unknown[0]!r}; it has: {', '.join(names)}")
     rows = tuple(
         one
         for one in ranked
-        if (not only or one.result.sources in wanted) and (not heads or one.result.head in heads)
+        if (not only or tuple(sorted(one.result.sources)) in wanted)
+        and (not heads or one.result.head in heads)
     )
     if not rows:
         raise InputError(f"run {run} has no result of the sources of --only under the heads of --head")

@@ -66,7 +66,7 @@ def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_rows_of_one_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--only` and `--head` leave rows out of the tables; the estimate and metrics.csv stay of the whole run."""
+    """`--only` and `--head` leave rows out of the tables; estimate and metrics.csv are of the whole run."""
     monkeypatch.setattr("moodfuse.evaluate.report.draw_figures", lambda *_: [])
     work = FeatureCache(tmp_path / "work", create=True)
     write_run(work, build_run())

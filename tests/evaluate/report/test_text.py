@@ -94,7 +94,7 @@ def test_names_on_the_terminal_are_neither_markup_nor_control_sequences(
 
 
 def test_markdown_has_claim_tables_and_commands(make_run: MakeRun) -> None:
-    """The claim is at the top, every result has a row, and the commands are at the end."""
+    """The claim is at the top, every result has a row, and commands and versions are at the end."""
     evaluation = with_importance(make_run())
     text = markdown_report(evaluation)
     assert markdown_text(summarize(evaluation).claim) in text
@@ -102,8 +102,11 @@ def test_markdown_has_claim_tables_and_commands(make_run: MakeRun) -> None:
     assert text.count("| network | logits |") == 2 and text.count("| softmax | logits |") == 1
     assert "Shapley value" in text and "+10.0 [-10.0, +20.0]" in text
     assert text.endswith(
-        "    moodfuse fuse --cache work\n    moodfuse evaluate --cache DIR --run one --draws 50 --seed 0\n"
+        "    moodfuse fuse --cache work\n    moodfuse evaluate --cache DIR --run one --draws 50 --seed 0\n\n"
+        "numpy 2.4.6\n"
     )
+    headings = " ".join(re.findall("^## (\\w+)", text, re.MULTILINE))
+    assert headings == "Results Planned Contribution Confusion Scores Errors Limitations Data Reproducibility"
 
 
 def test_latex_is_a_booktabs_table(make_run: MakeRun) -> None:
@@ -132,7 +135,7 @@ def test_names_are_escaped(make_run: MakeRun) -> None:
     bare = re.sub(r"\\[{}]", "", latex)
     assert bare.count("{") == bare.count("}") and not re.search(r"(?<!\\)[#$^~]", bare)
     lines = [line for line in markdown.splitlines() if line.startswith("| ")]
-    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {11, 8, 6}
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {11, 8, 7, 6}
     assert not re.search(r"(?<!\\)<b>", markdown) and "](http" not in markdown and "@me" not in markdown
     assert "\n{}[x] & network" in latex_table(with_importance(make_run(), "[x]"))
 
@@ -161,7 +164,7 @@ def test_a_leaky_run_is_marked_everywhere(make_run: MakeRun, capsys: pytest.Capt
     assert shown[0].startswith("LEAKY: ") and "LEAKY run leak" in shown[1]
     assert all("LEAKY" in line for line in shown if "network    logits" in line or " softmax  " in line)
     headings = re.findall(r"^#+ .*$", markdown_report(evaluation), re.MULTILINE)
-    assert [text for text in headings if "LEAKY" not in text] == ["## Notes", "## Commands"]
+    assert [text for text in headings if "LEAKY" not in text] == ["## Data audit", "## Reproducibility"]
     assert r"\caption{\textbf{LEAKY}" in latex_table(evaluation)
     summary = summarize(evaluation)
     assert summary.claim.startswith("LEAKY: ") and "do not predict" in " ".join(summary.context)
