@@ -164,7 +164,7 @@ def _modality_sentences(evaluation: Evaluation) -> list[str]:
     """Whether each modality adds accuracy to the other, by the planned tests of the results shown."""
     results = {row.result for row in evaluation.modalities}
     return [
-        f"{test.sentence}."
+        f"{test.finding}."
         for test in evaluation.planned
         if test.outcome == "accuracy" and {test.result, test.against} <= results
     ]

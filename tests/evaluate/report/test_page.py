@@ -73,7 +73,7 @@ def html() -> str:
 
 def test_the_page_has_every_section_in_order(html: str) -> None:
     """Each has its content; the correction for the selection is stated once."""
-    wanted = "headline results planned importance confusion classes calibration mistakes detail "
+    wanted = "headline results importance planned confusion classes calibration mistakes detail "
     wanted += "published inflation limitations audit repeat"
     assert " ".join(re.findall(r'<section id="(\w+)"', html)) == wanted
     for text in (

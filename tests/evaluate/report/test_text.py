@@ -106,7 +106,7 @@ def test_markdown_has_claim_tables_and_commands(make_run: MakeRun) -> None:
         "numpy 2.4.6\n"
     )
     headings = " ".join(re.findall("^## (\\w+)", text, re.MULTILINE))
-    assert headings == "Results Planned Contribution Confusion Scores Errors Limitations Data Reproducibility"
+    assert headings == "Results Contribution Planned Confusion Scores Errors Limitations Data Reproducibility"
 
 
 def test_latex_is_a_booktabs_table(make_run: MakeRun) -> None:
