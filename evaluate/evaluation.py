@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moodfuse.cache.audits import Audit
 from moodfuse.cache.errors import InputError
@@ -15,9 +14,7 @@ from moodfuse.cache.name_series import describe_series_for_report, find_name_ser
 from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
 from moodfuse.evaluate import metrics
 from moodfuse.evaluate.intervals import (
-    COVERAGE,
     DRAWS,
-    UNDEFINED,
     GroupResamples,
     Interval,
     effective_groups,
@@ -36,7 +33,7 @@ from moodfuse.evaluate.paired import (
     source_importance,
 )
 from moodfuse.evaluate.planned import ModalityScore, PlannedTest, planned_tests, score_modalities
-from moodfuse.evaluate.scoring import Score, score_resamples
+from moodfuse.evaluate.scoring import RepeatedScore, Score, repeated_score, score_resamples
 from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
 TEST = "test"
@@ -92,20 +89,6 @@ class Calibration:
     confidence: float
     bins_before: tuple[ReliabilityBin, ...]
     bins_after: tuple[ReliabilityBin, ...]
-
-
-@dataclass(frozen=True)
-class RepeatedScore:
-    """Mean accuracy over all folds of several plans, with the standard deviation of the plans.
-
-    `log_loss` is the mean over all clips and plans.
-    """
-
-    repeats: int
-    accuracy: float
-    spread: float
-    ci95: Interval
-    log_loss: float
 
 
 @dataclass(frozen=True)
@@ -371,36 +354,4 @@ def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int
         confidence=float(after.max(axis=1).mean()),
         bins_before=metrics.reliability_bins(labels, before),
         bins_after=metrics.reliability_bins(labels, after),
-    )
-
-
-def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
-    """Scores over the folds of several plans, with an interval that allows for overlapping training sets.
-
-    The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
-    n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
-    and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
-    """
-    from scipy.special import stdtrit
-
-    right = probabilities.argmax(axis=-1) == labels
-    fold_scores = [
-        (rows[inside].mean(), inside.sum())
-        for rows, plan in zip(right, folds, strict=True)
-        for inside in (plan == fold for fold in np.unique(plan))
-    ]
-    accuracies, sizes = np.array(fold_scores, dtype=np.float64).T
-    count, mean, repeats = len(accuracies), accuracies.mean(), right.mean(axis=1)
-    ci95 = UNDEFINED
-    if np.ptp(accuracies) > 1e-12:  # equal folds do not show how much others would differ
-        test_to_train = float(np.mean(sizes / np.maximum(right.shape[1] - sizes, 1)))
-        error = np.sqrt((1 / count + test_to_train) * accuracies.var(ddof=1))
-        reach = float(stdtrit(count - 1, (1 + COVERAGE) / 2)) * error
-        ci95 = Interval(*np.clip([mean - reach, mean + reach], 0.0, 1.0).tolist())
-    return RepeatedScore(
-        repeats=len(right),
-        accuracy=float(mean),
-        spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
-        ci95=ci95,
-        log_loss=float(np.mean([metrics.log_loss(labels, table) for table in probabilities])),
     )
