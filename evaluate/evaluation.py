@@ -3,11 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moodfuse.cache.audits import Audit
 from moodfuse.cache.errors import InputError
@@ -15,9 +14,7 @@ from moodfuse.cache.name_series import describe_series_for_report, find_name_ser
 from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
 from moodfuse.evaluate import metrics
 from moodfuse.evaluate.intervals import (
-    COVERAGE,
     DRAWS,
-    UNDEFINED,
     GroupResamples,
     Interval,
     effective_groups,
@@ -36,7 +33,7 @@ from moodfuse.evaluate.paired import (
     source_importance,
 )
 from moodfuse.evaluate.planned import ModalityScore, PlannedTest, planned_tests, score_modalities
-from moodfuse.evaluate.scoring import Score, score_resamples
+from moodfuse.evaluate.scoring import RepeatedScore, Score, repeated_score, score_resamples
 from moodfuse.evaluate.selection import BestEstimate, Rank, estimate_best, rank_result
 
 TEST = "test"
@@ -95,20 +92,6 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class RepeatedScore:
-    """Mean accuracy over all folds of several plans, with the standard deviation of the plans.
-
-    `log_loss` is the mean over all clips and plans.
-    """
-
-    repeats: int
-    accuracy: float
-    spread: float
-    ci95: Interval
-    log_loss: float
-
-
-@dataclass(frozen=True)
 class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
@@ -137,12 +120,21 @@ class ResultScore:
         """Whether a head reads several sources."""
         return len(self.result.sources) > 1
 
+    @property
+    def mean_accuracy(self) -> tuple[float, Interval]:
+        """Accuracy over all fold plans of the run, with its interval."""
+        if self.repeated is not None and self.repeated.repeats > 1:
+            return self.repeated.accuracy, self.repeated.ci95
+        return self.score.accuracy, self.score.accuracy_ci95
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` belong to the bootstrap.
 
     `planned` are the tests of a few questions, `paired` the exploratory differences of all other pairs.
+    `table_rows` and `figure_rows` are the results in tables and in the ablation figure, the best first; all,
+    unless `choose_rows` has chosen some.
     """
 
     run: Run
@@ -156,6 +148,8 @@ class Evaluation:
     inflation: Inflation | None = None
     audit: Audit | None = None
     modalities: tuple[ModalityScore, ...] = ()
+    table_rows: tuple[ResultScore, ...] = ()
+    figure_rows: tuple[ResultScore, ...] = ()
 
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
@@ -166,14 +160,6 @@ class Evaluation:
     def best(self) -> ResultScore:
         """The best result, which may be a network's own."""
         return self.ranked[0]
-
-    @cached_property
-    def sections(self) -> tuple[tuple[ResultScore, ...], ...]:
-        """The sections of a table, each ranked: networks, heads on one source, fusions; none is empty."""
-        networks = tuple(scored for scored in self.ranked if scored.is_network)
-        fusions = tuple(scored for scored in self.ranked if scored.is_fusion)
-        heads = tuple(scored for scored in self.ranked if not (scored.is_network or scored.is_fusion))
-        return tuple(section for section in (networks, heads, fusions) if section)
 
     @cached_property
     def majority(self) -> tuple[str, float]:
@@ -237,9 +223,8 @@ class Evaluation:
     @property
     def _series_note(self) -> str | None:
         """A warning about series of file names, with the accuracy of the best result without them."""
-        best, held_out = self.best, self.best.series_accuracy
-        accuracy = best.score.accuracy if best.repeated is None else best.repeated.accuracy
-        accuracies = None if held_out is None else (accuracy, held_out)
+        held_out = self.best.series_accuracy
+        accuracies = None if held_out is None else (self.best.mean_accuracy[0], held_out)
         series = find_name_series(self.run.ids, self.run.labels, self.run.groups)
         return describe_series_for_report(series, accuracies, 1 + max(self.run.series_folds, default=0))
 
@@ -285,9 +270,10 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, np.asarray(run.folds), by_key, resamples)
     modalities = score_modalities(run, labels, resamples)
-    return Evaluation(
+    evaluation = Evaluation(
         run, scored, draws, seed, headline, planned, paired, importance, inflation, modalities=modalities
     )
+    return replace(evaluation, table_rows=evaluation.ranked, figure_rows=evaluation.ranked)
 
 
 def run_labels(run: Run) -> Labels:
@@ -368,36 +354,4 @@ def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int
         confidence=float(after.max(axis=1).mean()),
         bins_before=metrics.reliability_bins(labels, before),
         bins_after=metrics.reliability_bins(labels, after),
-    )
-
-
-def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
-    """Scores over the folds of several plans, with an interval that allows for overlapping training sets.
-
-    The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
-    n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
-    and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
-    """
-    from scipy.special import stdtrit
-
-    right = probabilities.argmax(axis=-1) == labels
-    fold_scores = [
-        (rows[inside].mean(), inside.sum())
-        for rows, plan in zip(right, folds, strict=True)
-        for inside in (plan == fold for fold in np.unique(plan))
-    ]
-    accuracies, sizes = np.array(fold_scores, dtype=np.float64).T
-    count, mean, repeats = len(accuracies), accuracies.mean(), right.mean(axis=1)
-    ci95 = UNDEFINED
-    if np.ptp(accuracies) > 1e-12:  # equal folds do not show how much others would differ
-        test_to_train = float(np.mean(sizes / np.maximum(right.shape[1] - sizes, 1)))
-        error = np.sqrt((1 / count + test_to_train) * accuracies.var(ddof=1))
-        reach = float(stdtrit(count - 1, (1 + COVERAGE) / 2)) * error
-        ci95 = Interval(*np.clip([mean - reach, mean + reach], 0.0, 1.0).tolist())
-    return RepeatedScore(
-        repeats=len(right),
-        accuracy=float(mean),
-        spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
-        ci95=ci95,
-        log_loss=float(np.mean([metrics.log_loss(labels, table) for table in probabilities])),
     )

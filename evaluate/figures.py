@@ -1,15 +1,15 @@
-"""Figures of a report as PNG (150 dpi) and SVG files, drawn with Matplotlib, and their common style.
+"""Figures of a report as PDF, PNG (150 dpi) and SVG files, drawn with Matplotlib, and their common style.
 
 Figures are drawn on figure objects with Agg: no window, no global state. Colours are those of Okabe and Ito
 (2008, Color Universal Design), with line styles as a second cue. The same evaluation and fonts give the same
-bytes: SVG ids are salted with a constant, and no file holds a date. The page has small charts of its own
-instead of these figures, which take a quarter of a second and 40 kB each.
+bytes: SVG ids are salted with a constant, and no file holds a date. PDF files embed their fonts as type 42,
+which publishers accept. The page has charts of its own, in its own colours.
 """
 
 import io
 import logging
-import re
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from moodfuse.cache.console import printable
-from moodfuse.cache.digests import digest16
 from moodfuse.cache.files import write_atomic
 from moodfuse.evaluate.evaluation import Calibration, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
+from moodfuse.evaluate.rows import axis_limits, group_by_sources, head_name, list_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,18 +36,13 @@ STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 DOTTED = (0, (1, 3))
 FONT = "DejaVu Sans"
 """Part of Matplotlib."""
-MORE_FONTS: tuple[str, ...] = (
-    "Noto Sans CJK JP",
-    "WenQuanYi Zen Hei",
-    "Microsoft YaHei",
-    "SimHei",
-    "PingFang SC",
-)
-MORE_FONTS += ("Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo")
-MORE_FONTS += ("Noto Sans Devanagari", "Noto Sans Arabic", "Noto Sans Thai", "Arial Unicode MS")
-"""Used for characters that `FONT` does not have, where they are installed."""
-CONFUSION_LIMIT = 12
-ACCURACY_LIMIT = 60
+MORE_FONTS: tuple[str, ...] = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Microsoft YaHei")
+MORE_FONTS += ("SimHei", "PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo")
+MORE_FONTS += ("Noto Sans Devanagari", "Lohit Devanagari", "Nirmala UI", "Kohinoor Devanagari")
+MORE_FONTS += ("Noto Sans Arabic", "Noto Sans Thai", "Arial Unicode MS")
+"""Used for characters that `FONT` does not have (it has Arabic), where they are installed."""
+FORMATS = (".pdf", ".png", ".svg")
+MARKERS = "sDo^vP*X"
 ANNOTATED_CLASSES = 16
 _NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 log = logging.getLogger(__name__)
@@ -76,6 +71,7 @@ def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
                 "figure.constrained_layout.use": True,
                 "figure.titlesize": 10.0,
                 "legend.frameon": False,
+                "pdf.fonttype": 42,
                 "svg.hashsalt": "moodfuse",
                 "text.parse_math": False,
             }
@@ -94,9 +90,11 @@ def font_families(names: Iterable[str]) -> list[str]:
             families.append(family)
             missing -= set(map(chr, font_manager.get_font(font_manager.findfont(family)).get_charmap()))
     if missing:
+        scripts = sorted({unicodedata.name(char, "unknown").split()[0].capitalize() for char in missing})
         log.warning(
-            "no font for %s, so figures show boxes instead; install a font such as Noto Sans CJK (Debian: "
-            "apt-get install fonts-noto-core fonts-noto-cjk), and run this again",
+            "figures show boxes for %s characters (%s), because no installed font has them; install one "
+            "(Debian: apt-get install fonts-noto-core fonts-noto-cjk) and run this again",
+            ", ".join("CJK" if script == "Cjk" else script for script in scripts),
             "".join(sorted(missing)),
         )
     return families or [FONT]
@@ -120,48 +118,31 @@ def short(name: str, limit: int = 28) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def slug(name: str) -> str:
-    """A result's name as part of a file name; a digest keeps it unique where characters had to be dropped.
-
-    Examples
-    --------
-    >>> slug("c3d+i3d softmax logits")
-    'c3d+i3d-softmax-logits'
-    """
-    text = name.replace(" ", "-").replace(":", "_")
-    safe = re.sub(r"[^A-Za-z0-9._+@-]+", "-", text)[:80]
-    return safe if safe == text else f"{safe}-{digest16(name)[:8]}"
-
-
 def plan_figures(evaluation: Evaluation) -> dict[str, Callable[[], "Figure"]]:
     """Name of each figure of a report, marked for a leaky run -> the function that draws it.
 
-    Of more than `CONFUSION_LIMIT` results, confusion matrices are drawn of the best and of each network only.
+    They are the ablation, and confusion matrix, ROC curves and reliability of the best result.
     """
-    best, results = evaluation.best, evaluation.scored
+    best = evaluation.best
     plan: dict[str, Callable[[], Figure]] = {
-        "accuracy": partial(accuracy_figure, evaluation),
-        f"roc-{slug(best.result.name)}": partial(roc_figure, evaluation, best),
+        "ablation": partial(ablation_figure, evaluation),
+        "confusion": partial(confusion_figure, evaluation, best),
+        "roc": partial(roc_figure, evaluation, best),
     }
     if best.calibration is not None:
-        plan[f"reliability-{slug(best.result.name)}"] = partial(
-            reliability_figure, evaluation, best.calibration
-        )
-    for scored in results:
-        if len(results) <= CONFUSION_LIMIT or scored.is_network or scored is best:
-            plan[f"confusion-{slug(scored.result.name)}"] = partial(confusion_figure, evaluation, scored)
+        plan["reliability"] = partial(reliability_figure, evaluation, best.calibration)
     mark = f"-{evaluation.marker}" if evaluation.marker else ""
     return {f"{name}{mark}": draw for name, draw in plan.items()}
 
 
 def draw_figures(evaluation: Evaluation, folder: Path) -> list[str]:
-    """Draw a report's figures, write each as PNG and SVG, and return their names."""
+    """Draw a report's figures, write each in all `FORMATS`, and return their names."""
     run, plan = evaluation.run, plan_figures(evaluation)
     sources = (source for result in run.results for source in result.sources)
     with drawing_settings(dict.fromkeys((run.name, *run.classes, *sources))):
         for name, draw in plan.items():
             figure = draw()
-            for suffix in (".png", ".svg"):
+            for suffix in FORMATS:
                 write_figure(figure, folder / f"{name}{suffix}")
     return list(plan)
 
@@ -181,12 +162,6 @@ def _title(evaluation: Evaluation, text: str, scored: ResultScore | None = None,
         result = scored.result
         parts.append(f"{' + '.join(result.sources)}, {result.head}, {result.level} level")
     return "\n".join(line for part in parts for line in textwrap.wrap(part, width))
-
-
-def _row_name(scored: ResultScore) -> str:
-    result = scored.result
-    name = f"{' + '.join(result.sources)}, {result.head}" + ("" if scored.is_network else f", {result.level}")
-    return "\n".join(textwrap.wrap(name, 46, break_on_hyphens=False))
 
 
 def confusion_figure(evaluation: Evaluation, scored: ResultScore) -> "Figure":
@@ -238,36 +213,43 @@ def roc_figure(evaluation: Evaluation, scored: ResultScore) -> "Figure":
     return figure
 
 
-def accuracy_figure(evaluation: Evaluation) -> "Figure":
-    """Accuracy of every result with its 95 % interval: networks, heads on one source, fusions.
-
-    Of more than `ACCURACY_LIMIT` results, the networks and the best others are shown, as the title says.
-    """
-    shown = sorted(evaluation.ranked, key=lambda scored: not scored.is_network)[:ACCURACY_LIMIT]
-    rows = sorted(shown, key=lambda scored: (not scored.is_network, scored.is_fusion))
-    names = [_row_name(scored) for scored in rows]
-    heights = np.array([0.35 + 0.65 * (name.count("\n") + 1) for name in names])
-    positions = np.cumsum(heights) - heights / 2  # the middle of each row
-    figure, axes = _new_axes(8.0, 1.5 + 0.26 * float(positions[-1]))
-    for position, scored in zip(positions, rows, strict=True):
-        colour, mark = (
-            (ORANGE, "s") if scored.is_network else (BLUE, "o") if scored.is_fusion else (GREEN, "D")
-        )
-        axes.plot(scored.score.accuracy_ci95.ends, [position] * 2, color=colour, linewidth=1.6, alpha=0.7)
-        axes.plot(scored.score.accuracy, position, mark, color=colour, markersize=5)
-    label, baseline = evaluation.majority
-    axes.axvline(baseline, color=GREY, linestyle="--", linewidth=1.0)
-    text, transform = f" always “{short(label)}”: {baseline:.2f}", axes.get_xaxis_transform()
-    axes.text(baseline, 1.0, text, transform=transform, va="bottom", color=GREY, fontsize=8)
-    axes.set_yticks(positions.tolist(), names, fontsize=8)
-    axes.set_ylim(float(positions[-1]) + 0.8, float(positions[0]) - 0.8)
+def ablation_figure(evaluation: Evaluation) -> "Figure":
+    """Accuracy over all fold plans with its 95 % interval, by combination of sources (rows) and head."""
+    groups = group_by_sources(evaluation.figure_rows)
+    heads = list_heads(evaluation.figure_rows)
+    names = ["\n".join(textwrap.wrap(" + ".join(rows[0].result.sources), 40)) for rows in groups]
+    heights = [
+        max(1.0 + 0.6 * len(rows), 1.4 * (1 + name.count("\n")))
+        for rows, name in zip(groups, names, strict=True)
+    ]
+    ends = np.cumsum(heights)
+    height = 0.13 * float(ends[-1])
+    figure, axes = _new_axes(7.2, 1.3 + height)
+    styles = {
+        head: (COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
+        for index, head in enumerate(heads)
+    }
+    for head, (colour, mark) in styles.items():
+        axes.plot([], [], color=colour, marker=mark, linewidth=1.3, markersize=4, label=head_name(head))
+    for rows, end, size in zip(groups, ends, heights, strict=True):
+        for number, scored in enumerate(rows):
+            position = end - size / 2 + 0.6 * (number - (len(rows) - 1) / 2)
+            value, interval = scored.mean_accuracy
+            colour, mark = styles[scored.result.head, scored.result.level]
+            axes.plot(interval.ends, [position] * 2, color=colour, linewidth=1.3, alpha=0.75)
+            axes.plot(value, position, mark, color=colour, markersize=4, clip_on=False)
+        axes.axhline(end, color="#DDDDDD", linewidth=0.7)
+    majority, baseline = evaluation.majority
+    label = f"always “{short(majority)}”"
+    axes.axvline(baseline, color=GREY, linestyle="--", linewidth=1.0, label=label, zorder=0)
+    axes.set_yticks((ends - np.array(heights) / 2).tolist(), names, fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(float(ends[-1]), 0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set(xlim=(0, 1), xlabel="Accuracy, with 95 % interval over groups")
-    total = len(evaluation.scored)
-    subject = f"best {len(rows)} of {total} results" if len(rows) < total else "all results"
-    marks = "squares: one network; diamonds: a head on one source; dots: fusion"
-    figure.suptitle(_title(evaluation, f"Accuracy of {subject} ({marks})"))
+    axes.set(xlim=axis_limits(evaluation), xlabel="Accuracy, with 95 % interval over groups")
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    figure.suptitle(_title(evaluation, "Accuracy by combination of sources and head"))
     return figure
 
 

@@ -107,8 +107,9 @@ def _printable(text: str) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """HTML with no line break between a number and its percent sign or seconds."""
-    return Markup(re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(_printable(text)))))
+    """HTML with no line break between a number and its percent sign or seconds, or within a range."""
+    html = re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(_printable(text))))
+    return Markup(re.sub(r"\d+-\d+\u00a0%", r'<span class="value">\g<0></span>', html))
 
 
 def page_environment(

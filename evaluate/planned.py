@@ -121,6 +121,11 @@ class PlannedTest:
 
     @property
     def sentence(self) -> str:
+        """The outcome in words, with the names of the results."""
+        return f"{self.finding}: {self.result} against {self.against}"
+
+    @property
+    def finding(self) -> str:
         """The outcome in words."""
         scale, form, unit = (100, ".1f", "points") if self.outcome == "accuracy" else (1, ".2f", "nats")
         outcome, value = self.outcome.replace("_", " "), scale * self.difference
@@ -131,15 +136,14 @@ class PlannedTest:
             else "no interval: one group holds all or most clips"
         )
         tested = f"{ends}, {format_p(self.p_holm)}, Holm-corrected"
-        compared = f"{self.result} against {self.against}"
         if self.verdict != "not significant":
             effect = f"{'raises' if value > 0 else 'lowers'} {outcome} by {format(abs(value), form)} {unit}"
-            return f"{self.question} {effect} ({tested}): {compared}"
+            return f"{self.question} {effect} ({tested})"
         change = "improvement" if self.question == BEST_SINGLE else "difference"
         remark = "; the interval is not corrected for the number of tests" if low > 0 or high < 0 else ""
         return (
             f"{self.question}: no significant {change} of {outcome} "
-            f"({format(value, '+' + form)} {unit}, {tested}{remark}): {compared}"
+            f"({format(value, '+' + form)} {unit}, {tested}{remark})"
         )
 
 

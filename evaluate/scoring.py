@@ -12,14 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate.intervals import (
+    COVERAGE,
     DRAWS,
+    UNDEFINED,
     GroupResamples,
     Interval,
     bootstrap_intervals,
     interval_warnings,
     resample_groups,
 )
-from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_matrix
+from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_matrix, log_loss
 
 _SUM_TOLERANCE = 1e-6
 
@@ -172,4 +174,50 @@ def score_resamples(
         notes=interval_warnings(labels, probabilities, resamples, classes),
         **{name: float(value) for name, value in all_metrics(labels, probabilities).items()},  # type: ignore[arg-type]
         **{f"{name}_ci95": interval for name, interval in intervals.items()},  # type: ignore[arg-type]
+    )
+
+
+@dataclass(frozen=True)
+class RepeatedScore:
+    """Mean accuracy over all folds of several plans, with the standard deviation of the plans.
+
+    `log_loss` is the mean over all clips and plans.
+    """
+
+    repeats: int
+    accuracy: float
+    spread: float
+    ci95: Interval
+    log_loss: float
+
+
+def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
+    """Scores over the folds of several plans, with an interval that allows for overlapping training sets.
+
+    The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
+    n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
+    and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
+    """
+    from scipy.special import stdtrit
+
+    right = probabilities.argmax(axis=-1) == labels
+    fold_scores = [
+        (rows[inside].mean(), inside.sum())
+        for rows, plan in zip(right, folds, strict=True)
+        for inside in (plan == fold for fold in np.unique(plan))
+    ]
+    accuracies, sizes = np.array(fold_scores, dtype=np.float64).T
+    count, mean, repeats = len(accuracies), accuracies.mean(), right.mean(axis=1)
+    ci95 = UNDEFINED
+    if np.ptp(accuracies) > 1e-12:  # equal folds do not show how much others would differ
+        test_to_train = float(np.mean(sizes / np.maximum(right.shape[1] - sizes, 1)))
+        error = np.sqrt((1 / count + test_to_train) * accuracies.var(ddof=1))
+        reach = float(stdtrit(count - 1, (1 + COVERAGE) / 2)) * error
+        ci95 = Interval(*np.clip([mean - reach, mean + reach], 0.0, 1.0).tolist())
+    return RepeatedScore(
+        repeats=len(right),
+        accuracy=float(mean),
+        spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
+        ci95=ci95,
+        log_loss=float(np.mean([log_loss(labels, table) for table in probabilities])),
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moodfuse.evaluate.evaluation import Evaluation
     from moodfuse.evaluate.published import Comparison
 
-_RUN_ONLY = ("run", "compare", "inflation", "no_thumbnails")
+_RUN_ONLY = ("run", "compare", "inflation", "no_thumbnails", "only", "heads", "all_rows")
 _MODEL_ONLY = ("group_pattern", "jobs", "device")
 
 
@@ -29,6 +29,18 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
 @click.option(
     "--inflation", is_flag=True, help="Measure the inflation by a data leak with the newest leaky run."
 )
+@click.option(
+    "--only",
+    metavar="SOURCES",
+    multiple=True,
+    help="Show only the results of these sources, such as c3d+twodmcnn, in tables and the ablation figure. "
+    "The estimate and the tests stay those of the whole run. Repeat for several.  [default: each source "
+    "alone, the pairs if there are few, all sources, and the best result]",
+)
+@click.option(
+    "--head", "heads", multiple=True, help="Show only the results of this head. Repeat for several."
+)
+@click.option("--all-rows", is_flag=True, help="Show every result in the tables.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
 @click.option(
     "--draws",
@@ -93,13 +105,17 @@ def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
     from moodfuse.cache.store import FeatureCache
     from moodfuse.evaluate.evaluation import evaluate_run
     from moodfuse.evaluate.published import compare_with, find_published
+    from moodfuse.evaluate.rows import choose_rows
 
+    if options["all_rows"] and (options["only"] or options["heads"]):
+        raise click.UsageError("--all-rows shows every result; leave out --only and --head")
     published = find_published(options["compare"]) if options["compare"] else None
     cache = FeatureCache(cache_path)
     run, leaky = choose_runs(cache, options["run"], inflation=options["inflation"])
     with ProgressBar("Scoring", transient=True):
         scored = evaluate_run(run, draws=options["draws"], seed=options["seed"], leaky=leaky)
-    evaluation = replace(scored, audit=read_audit(cache))
+    rows = choose_rows(scored, options["only"], options["heads"], all_rows=options["all_rows"])
+    evaluation = replace(scored, audit=read_audit(cache), **rows._asdict())
     output = options["output"] or run_folder(cache, run.name) / "report"
     comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None
     thumbnails_from = None if options["no_thumbnails"] else cache
@@ -171,8 +187,11 @@ def _present(
         figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
-    files = f"metrics.json, metrics.csv, {predictions_name(evaluation)}, report.md, table.tex"
-    print_lines([f"report: {folder} ({files}, {2 * len(figures)} figures)"], wrap=True)
+    files = (
+        f"metrics.json, metrics.csv, {predictions_name(evaluation)}, report.md, table.tex, table_classes.tex"
+    )
+    drawn = f"{', '.join(figures)} as PDF, PNG and SVG"
+    print_lines([f"report: {folder} ({files}, {drawn})"], wrap=True)
     click.echo(f"page: {folder / PAGE}")
     if open_page and click.launch(str(folder / PAGE)):
         report(f"WARNING no browser could be started; open {folder / PAGE} yourself")

@@ -20,10 +20,9 @@ from moodfuse.evaluate.figures import draw_figures
 from moodfuse.evaluate.intervals import UNDEFINED, Interval
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.published import Comparison, comparison_csv
+from moodfuse.evaluate.report.documents import latex_class_table, latex_table, markdown_report
 from moodfuse.evaluate.report.page import detailed_results, read_thumbnails, render_page
 from moodfuse.evaluate.report.text import (
-    latex_table,
-    markdown_report,
     print_comparison,
     print_difference,
     print_evaluation,
@@ -67,6 +66,7 @@ def write_report(
         write_text(folder / comparison.file_name, comparison_csv(comparison))
     write_text(folder / "report.md", markdown_report(evaluation))
     write_text(folder / "table.tex", latex_table(evaluation))
+    write_text(folder / "table_classes.tex", latex_class_table(evaluation))
     write_text(folder / PAGE, page)
     write_text(folder / "metrics.csv", metrics_csv(evaluation))
     write_text(folder / predictions_name(evaluation), predictions_csv(evaluation))

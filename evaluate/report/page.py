@@ -18,11 +18,12 @@ from moodfuse.cache.media import read_frame
 from moodfuse.cache.recipe import MODALITY_NAMES
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
-from moodfuse.evaluate.markup import page_assets, report_style
+from moodfuse.evaluate.markup import page_assets, percent, report_style
 from moodfuse.evaluate.metrics import Floats, Labels, macro_roc_curve, roc_curve
 from moodfuse.evaluate.paired import SourceImportance
 from moodfuse.evaluate.published import OPTIMIZERS, Comparison
-from moodfuse.evaluate.report.text import TEMPLATES, render_report
+from moodfuse.evaluate.report.text import TEMPLATES, interval_text, render_report
+from moodfuse.evaluate.rows import SHORT_TABLE, axis_limits, group_by_sources, head_name, list_heads
 
 PANEL_LIMIT = 12
 MISTAKE_LIMIT = 12
@@ -40,6 +41,34 @@ class Curve(NamedTuple):
     style: str
 
 
+class AblationMark(NamedTuple):
+    """A result in the ablation figure: its place and those of its interval in %, `None` where not defined."""
+
+    series: int
+    x: float | None
+    low: float | None
+    high: float | None
+    title: str
+
+
+class AblationRow(NamedTuple):
+    """The results of one combination of sources, and a label for screen readers."""
+
+    sources: tuple[str, ...]
+    label: str
+    marks: list[AblationMark]
+
+
+class AblationChart(NamedTuple):
+    """The ablation figure; `ticks` are the labels and places of its axis."""
+
+    heads: list[str]
+    rows: list[AblationRow]
+    ticks: list[tuple[str, float | None]]
+    baseline: float | None
+    subset: str
+
+
 def render_page(
     evaluation: Evaluation,
     *,
@@ -52,7 +81,8 @@ def render_page(
     """
     run, best = evaluation.run, evaluation.best.result.probabilities
     labels, images = run_labels(run), dict(thumbnails or {})
-    results, mistakes = detailed_results(evaluation), wrong_rows(evaluation)[:MISTAKE_LIMIT]
+    results, wrong = detailed_results(evaluation), wrong_rows(evaluation)
+    mistakes = wrong[:MISTAKE_LIMIT]
     tables = [scored.result.probabilities for scored in results]
     script_values = {
         "classes": [printable(name) for name in run.classes],
@@ -67,6 +97,9 @@ def render_page(
         "report.html.j2",
         evaluation,
         **page_assets(report_style(), (TEMPLATES / "report.js").read_text("utf-8")),
+        ablation=_ablation_chart(evaluation),
+        rows_open=SHORT_TABLE,
+        wrong_count=len(wrong),
         results=results,
         curves=[_curves(scored, labels) for scored in results],
         reach=_chart_reach(evaluation.importance),
@@ -100,6 +133,33 @@ def wrong_rows(evaluation: Evaluation) -> list[int]:
     table = evaluation.best.result.probabilities
     wrong = np.flatnonzero(table.argmax(axis=1) != run_labels(evaluation.run))
     return [int(row) for row in wrong[np.argsort(-table.max(axis=1)[wrong], kind="stable")]]
+
+
+def _ablation_chart(evaluation: Evaluation) -> AblationChart:
+    """The ablation figure, with places in %."""
+    rows = evaluation.figure_rows
+    low, high = axis_limits(evaluation)
+
+    def place(value: float) -> float | None:
+        return None if math.isnan(value) else round(100 * (value - low) / (high - low), 2)
+
+    heads = list_heads(rows)
+    groups = []
+    for group in group_by_sources(rows):
+        marks = []
+        for one in group:
+            value, interval = one.mean_accuracy
+            head = one.result.head, one.result.level
+            title = f"{head_name(head)} {percent(value)} ({interval_text(interval)})"
+            places = [place(number) for number in (value, *interval.ends)]
+            marks.append(AblationMark(heads.index(head), places[0], places[1], places[2], title))
+        label = f"{'+'.join(group[0].result.sources)}: {', '.join(one.title for one in marks)}"
+        groups.append(AblationRow(group[0].result.sources, label, marks))
+    ticks = [(str(tick), place(tick / 100)) for tick in range(round(100 * low), round(100 * high) + 1, 10)]
+    names = [head_name(head) for head in heads]
+    total = len(evaluation.scored)
+    subset = "" if len(rows) == total else f": {len(rows)} of {total} results"
+    return AblationChart(names, groups, ticks, place(evaluation.majority[1]), subset)
 
 
 def _chart_reach(importance: Iterable[SourceImportance]) -> float:

@@ -1,7 +1,6 @@
-"""The report as text: the summary that all forms share, its tables in Markdown, LaTeX and the terminal."""
+"""The summary and the tables that all forms of the report share, and those of the terminal."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -161,7 +160,7 @@ def _modality_sentences(evaluation: Evaluation) -> list[str]:
     """Whether each modality adds accuracy to the other, by the planned tests of the results shown."""
     results = {row.result for row in evaluation.modalities}
     return [
-        f"{test.sentence}."
+        f"{test.finding}."
         for test in evaluation.planned
         if test.outcome == "accuracy" and {test.result, test.against} <= results
     ]
@@ -176,10 +175,12 @@ def results_table(evaluation: Evaluation, sections: Iterable[Iterable[ResultScor
     """Accuracy and macro F1 in %, AUC, log loss and ECE of results."""
     columns = ("sources", "head", "level", "accuracy [95 %]", "macro F1", "AUC", "log loss", "ECE", "notes")
     order = f"sorted by log loss{over_plans(evaluation)}, in nats"
-    description = f"Accuracy with its 95 % interval and macro F1 in %; {order}."
     rows = [
         [_result_cells(scored, evaluation.marked_notes(scored)) for scored in section] for section in sections
     ]
+    shown, total = sum(map(len, rows)), len(evaluation.scored)
+    subset = "" if shown == total else f" {shown} of {total} results; metrics.csv has all."
+    description = f"Accuracy with its 95 % interval and macro F1 in %; {order}.{subset}"
     return TextTable(f"{evaluation.marker} Results".strip(), description, columns, 3, rows)
 
 
@@ -247,29 +248,12 @@ def inflation_table(inflation: Inflation) -> TextTable:
     return TextTable("Inflation by a data leak", description, columns, 1, [cells])
 
 
-def markdown_report(evaluation: Evaluation) -> str:
-    """Content of `report.md`."""
-    modalities = modality_table(evaluation) if evaluation.modalities else None
-    tables = [results_table(evaluation, [evaluation.ranked])]
-    tables += [importance_table(evaluation, rows) for rows in evaluation.importance_by_head]
-    if evaluation.inflation is not None:
-        tables.append(inflation_table(evaluation.inflation))
-    return render_report("report.md.j2", evaluation, tables=tables, modalities=modalities).rstrip("\n") + "\n"
-
-
-def latex_table(evaluation: Evaluation) -> str:
-    """Content of `table.tex`: every result in sections, for a document that loads booktabs."""
-    sections = results_table(evaluation, evaluation.sections).sections
-    label = re.sub("[^A-Za-z0-9-]", "-", evaluation.run.name)
-    return render_report("table.tex.j2", evaluation, sections=sections, label=label).rstrip("\n") + "\n"
-
-
 def print_evaluation(evaluation: Evaluation, *, wide: bool = False) -> None:
     """Print the main finding, every result, comparisons and notes."""
     run, summary = evaluation.run, summarize(evaluation)
     size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
     print_lines([summary.claim, f"{evaluation.marker} {size}".strip()], wrap=True)
-    _print_table(results_table(evaluation, [evaluation.ranked]), wide=wide)
+    _print_table(results_table(evaluation, [evaluation.table_rows]), wide=wide)
     print_lines(summary.context, wrap=True)
     if evaluation.modalities:
         _print_table(modality_table(evaluation), wide=wide)

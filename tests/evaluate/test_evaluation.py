@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
 from sklearn import metrics as sk
 
 from moodfuse.cache.runs import Result, Run, write_run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.evaluation import TEST, calibration, class_scores, evaluate_run, repeated_score
+from moodfuse.evaluate.evaluation import TEST, calibration, class_scores, evaluate_run
+from moodfuse.evaluate.rows import split_sections
 
 ROOT = Path(__file__).parents[2]
 MakeRun = Callable[..., Run]
@@ -30,7 +30,7 @@ def test_an_evaluation_has_every_record(make_run: MakeRun) -> None:
     assert softmax.repeated is not None and softmax.repeated.repeats == 2
     assert evaluation.headline is not None and evaluation.headline.candidates == 4
     assert evaluation.headline.result == evaluation.best.result.name
-    best = evaluation.sections[0][0].result.name
+    best = split_sections(evaluation.ranked)[0][0].result.name
     assert [(test.result, test.against, test.baseline) for test in evaluation.paired] == [
         ("c3d+i3d mean logits", best, "best single source"),
         ("c3d+i3d softmax logits", best, "best single source"),
@@ -55,7 +55,7 @@ def test_heads_on_one_source_are_not_fusions(make_run: MakeRun) -> None:
         probabilities = (1 - skill) * random.dirichlet(np.ones(3), 36) + skill * y_true
         added.append(Result((source,), "softmax", "logits", probabilities))
     evaluation = evaluate_run(replace(run, results=(*run.results, *added)), draws=100)
-    names = [[scored.result.name for scored in section] for section in evaluation.sections]
+    names = [[scored.result.name for scored in section] for section in split_sections(evaluation.ranked)]
     assert [len(section) for section in names] == [2, 2, 2] and names[1][0] == "i3d softmax logits"
     assert {(test.result, test.against, test.baseline) for test in evaluation.paired} == {
         ("c3d+i3d mean logits", "i3d softmax logits", "best single source"),
@@ -153,29 +153,3 @@ def test_calibration_shows_the_effect_of_scaling() -> None:
     assert scaling.ece_if_perfect < scaling.ece_if_perfect_high
     assert scaling == calibration(labels, result, draws=300)
     assert scaling.confidence == pytest.approx(p.max(axis=1).mean())
-
-
-def predict_class_0(right: np.ndarray) -> np.ndarray:
-    """Probabilities [..., 2] of label 0, correct where `right`."""
-    return np.stack([right, ~right], axis=-1).astype(float)
-
-
-def test_the_interval_of_repeats_is_nadeau_and_bengios() -> None:
-    """Three plans of four folds of five: variance (1/12 + 5/15) s^2, 11 degrees of freedom."""
-    random = np.random.default_rng(0)
-    right = random.random((3, 20)) < 0.6
-    folds = np.stack([random.permutation(20) % 4 for _ in range(3)])
-    repeated = repeated_score(np.zeros(20, dtype=int), predict_class_0(right), folds)
-    means = np.array([right[plan][folds[plan] == fold].mean() for plan in range(3) for fold in range(4)])
-    reach = t.ppf(0.975, 11) * np.sqrt((1 / 12 + 1 / 3) * means.var(ddof=1))
-    assert (repeated.repeats, repeated.accuracy) == (3, pytest.approx(means.mean()))
-    assert repeated.spread == pytest.approx(right.mean(axis=1).std(ddof=1))
-    assert repeated.ci95.ends == pytest.approx((means.mean() - reach, means.mean() + reach))
-
-
-def test_one_plan_has_no_spread_and_an_interval_within_the_scale() -> None:
-    """A single plan of two folds has a wide interval, limited to 0 and 1; equal folds have none."""
-    labels, folds = np.zeros(4, dtype=int), np.array([[0, 0, 1, 1]])
-    repeated = repeated_score(labels, predict_class_0(np.array([[True, False, True, True]])), folds)
-    assert repeated.repeats == 1 and np.isnan(repeated.spread) and repeated.ci95.ends == (0.0, 1.0)
-    assert not repeated_score(labels, predict_class_0(np.array([[True] * 4])), folds).ci95.known

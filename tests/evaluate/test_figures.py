@@ -14,12 +14,12 @@ from moodfuse.cache.runs import Run
 from moodfuse.evaluate.evaluation import evaluate_run
 from moodfuse.evaluate.figures import (
     FONT,
+    ablation_figure,
     confusion_figure,
     draw_figures,
     drawing_settings,
     font_families,
     short,
-    slug,
     write_figure,
 )
 
@@ -68,26 +68,46 @@ def test_installed_fonts_have_the_other_characters(
 def test_a_missing_font_gives_one_warning_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning has the characters, and figures are written in each format."""
+    """The warning has the scripts and the characters, and figures are written in each format."""
     monkeypatch.setattr("moodfuse.evaluate.figures.MORE_FONTS", ())
     for suffix in ("png", "svg", "pdf"):
         caplog.clear()
-        draw(("happy", "快乐", "हर्ष", "🧨"), tmp_path / f"figure.{suffix}")
+        draw(("happy", "فرح", "快乐", "हर्ष", "かなしい"), tmp_path / f"figure.{suffix}")
         (message,) = caplog.messages
-        assert "乐" in message and "🧨" in message and "fonts-noto" in message and "happy" not in message
+        assert "boxes for CJK, Devanagari, Hiragana characters (" in message and "Arabic" not in message
+        assert "乐" in message and "apt-get install fonts-noto-core fonts-noto-cjk" in message
+        assert "happy" not in message
+
+
+def test_pdf_figures_embed_their_font_as_type_42(tmp_path: Path) -> None:
+    """Publishers refuse type 3."""
+    draw(("happy",), tmp_path / "figure.pdf")
+    content = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/FontFile2" in content and b"/Type3" not in content
 
 
 def test_the_figures_of_a_run(
     make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are named after what they show; a confusion matrix has its counts and percentages."""
-    monkeypatch.setattr("moodfuse.evaluate.figures.write_figure", lambda figure, path: path)
-    run = make_run()
-    evaluation = evaluate_run(run, draws=20)
-    best = slug(evaluation.best.result.name)
-    names = {"accuracy", f"roc-{best}", *(f"confusion-{slug(result.name)}" for result in run.results)}
-    assert set(draw_figures(evaluation, tmp_path)) - {f"reliability-{best}"} == names
+    """The ablation has a row per combination; a confusion matrix has its counts and percentages."""
+    written: list[str] = []
+    monkeypatch.setattr(
+        "moodfuse.evaluate.figures.write_figure", lambda figure, path: written.append(path.name)
+    )
+    evaluation = evaluate_run(make_run(), draws=20)
+    names = draw_figures(evaluation, tmp_path)
+    assert set(names) - {"reliability"} == {"ablation", "confusion", "roc"}
+    assert written == [f"{name}.{suffix}" for name in names for suffix in ("pdf", "png", "svg")]
     texts = [text.get_text() for text in confusion_figure(evaluation, evaluation.best).axes[0].texts]
     counts = evaluation.best.score.confusion_matrix
     assert texts == [f"{count}\n{100 * count / 12:.0f} %" for count in counts.ravel()]
-    assert slug("a b") == "a-b" and slug("a/b") != slug("a?b")
+    figure = ablation_figure(evaluation)
+    assert sorted(label.get_text() for label in figure.axes[0].get_yticklabels()) == [
+        "c3d",
+        "c3d + i3d",
+        "i3d",
+    ]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["network", "mean", "softmax, logits", "always “a”"]
+    points = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert sorted(points) == sorted(scored.mean_accuracy[0] for scored in evaluation.scored)

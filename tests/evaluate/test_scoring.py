@@ -1,12 +1,14 @@
-"""Labels, probabilities and groups are matched by value."""
+"""Labels, probabilities and groups are matched by value; several plans have one interval."""
 
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate import score
+from moodfuse.evaluate.scoring import repeated_score
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(24) % 3
@@ -115,3 +117,29 @@ def test_probabilities_that_are_no_distributions_are_errors() -> None:
         score(np.array([0, 1]), np.ones((2, 2)))
     with pytest.raises(InputError, match=r"have shape \(2, 1\); expected \(clips, classes\)"):
         score(np.array([0, 0]), np.ones((2, 1)))
+
+
+def predict_class_0(right: np.ndarray) -> np.ndarray:
+    """Probabilities [..., 2] of label 0, correct where `right`."""
+    return np.stack([right, ~right], axis=-1).astype(float)
+
+
+def test_the_interval_of_repeats_is_nadeau_and_bengios() -> None:
+    """Three plans of four folds of five: variance (1/12 + 5/15) s^2, 11 degrees of freedom."""
+    random = np.random.default_rng(0)
+    right = random.random((3, 20)) < 0.6
+    folds = np.stack([random.permutation(20) % 4 for _ in range(3)])
+    repeated = repeated_score(np.zeros(20, dtype=int), predict_class_0(right), folds)
+    means = np.array([right[plan][folds[plan] == fold].mean() for plan in range(3) for fold in range(4)])
+    reach = t.ppf(0.975, 11) * np.sqrt((1 / 12 + 1 / 3) * means.var(ddof=1))
+    assert (repeated.repeats, repeated.accuracy) == (3, pytest.approx(means.mean()))
+    assert repeated.spread == pytest.approx(right.mean(axis=1).std(ddof=1))
+    assert repeated.ci95.ends == pytest.approx((means.mean() - reach, means.mean() + reach))
+
+
+def test_one_plan_has_no_spread_and_an_interval_within_the_scale() -> None:
+    """A single plan of two folds has a wide interval, limited to 0 and 1; equal folds have none."""
+    labels, folds = np.zeros(4, dtype=int), np.array([[0, 0, 1, 1]])
+    repeated = repeated_score(labels, predict_class_0(np.array([[True, False, True, True]])), folds)
+    assert repeated.repeats == 1 and np.isnan(repeated.spread) and repeated.ci95.ends == (0.0, 1.0)
+    assert not repeated_score(labels, predict_class_0(np.array([[True] * 4])), folds).ci95.known

@@ -31,6 +31,8 @@ def evaluate(*arguments: str) -> int:
         ([*OF_A_RUN, "--jobs", "2"], "--jobs belongs to --model"),
         ([*OF_A_MODEL, "--run", "run-1"], "--run belongs to --cache"),
         ([*OF_A_MODEL, "--inflation"], "--inflation belongs to --cache"),
+        ([*OF_A_MODEL, "--only", "c3d"], "--only belongs to --cache"),
+        ([*OF_A_RUN, "--all-rows", "--head", "mean"], "--all-rows shows every result"),
         ([*OF_A_RUN, *OF_A_MODEL], "give --cache DIR for the report of a run, or --model DIR and DATA"),
         (OF_A_MODEL[:2], "give --cache DIR for the report of a run, or --model DIR and DATA"),
     ],
@@ -63,6 +65,26 @@ def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert ["data:image/jpeg" in files["report.html"] for files in outputs] == [True, False]
     assert outputs[0]["metrics.json"] == outputs[1]["metrics.json"]
     assert f"moodfuse fuse --cache {work.path}" in done.output
+
+
+def test_rows_of_one_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--only` and `--head` leave rows out of the tables; estimate and metrics.csv are of the whole run."""
+    monkeypatch.setattr("moodfuse.evaluate.report.draw_figures", lambda *_: [])
+    work = FeatureCache(tmp_path / "work", create=True)
+    write_run(work, build_run())
+    report = work.path / "runs" / "one" / "report"
+    texts = {}
+    for options in ((), ("--only", "i3d+c3d", "--head", "softmax", "--head", "mean")):
+        arguments = ["--cache", str(work.path), "--draws", "40", *options]
+        done = CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False)
+        names = ("metrics.csv", "metrics.json", "table.tex", "report.md")
+        texts[options] = {name: (report / name).read_text("utf-8") for name in names}
+        assert "corrected for selecting the best of 4 results" in done.output
+    every, some = texts.values()
+    assert every["metrics.csv"] == some["metrics.csv"] and every["metrics.json"] == some["metrics.json"]
+    assert [text["table.tex"].count(" & ") for text in texts.values()] == [7 * 5, 7 * 3]
+    assert "2 of 4 results; metrics.csv has all" in some["report.md"]
+    assert "metrics.csv has all" not in every["report.md"]
 
 
 def test_inflation_uses_the_newest_run_of_each_kind(tmp_path: Path) -> None:

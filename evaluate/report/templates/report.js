@@ -10,33 +10,7 @@
   };
   for (const hidden of document.querySelectorAll(".control[hidden], .hint[hidden]")) hidden.hidden = false;
 
-  // A long table shows its first rows, in the current order and under the current filter; a printed page shows all.
-  const top = 20;
   const body = document.getElementById("ablation").tBodies[0];
-  const more = make("button");
-  more.id = "more";
-  more.type = "button";
-  document.getElementById("results").append(more);
-  let folded = body.rows.length > 1.25 * top;
-  const fold = () => {
-    let shown = 0;
-    for (const row of body.rows) {
-      shown += !row.hidden;
-      row.classList.toggle("tail", folded && !row.hidden && shown > top);
-    }
-    more.hidden = !folded || shown <= top;
-    more.textContent = `Show all ${shown} results`;
-  };
-  more.addEventListener("click", () => {
-    folded = false;
-    const first = body.querySelector("tr.tail th");
-    fold();
-    if (first) {
-      first.tabIndex = -1;
-      first.focus();
-    }
-  });
-  fold();
 
   // Sorting: a button in each heading; unknown values come last in either direction.
   const language = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
@@ -61,7 +35,6 @@
     for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", order);
     table.tBodies[0].append(...rows.map((item) => item.row));
-    fold();
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     for (const heading of table.tHead.rows[0].cells) {
@@ -84,18 +57,19 @@
       row.hidden = !words.every((word) => texts.get(row).includes(word));
       shown += !row.hidden;
     }
-    fold();
     document.getElementById("filter-count").textContent = words.length ? `${shown} of ${rows.length} results` : "";
   });
 
-  // One result in detail at a time.
+  // One of the other results at a time.
   const chosen = document.getElementById("chosen");
   const panels = [...document.querySelectorAll(".panel")];
   const choose = () => {
     for (const panel of panels) panel.hidden = panel.id !== chosen.value;
   };
-  chosen.addEventListener("change", choose);
-  choose();
+  if (chosen) {
+    chosen.addEventListener("change", choose);
+    choose();
+  }
 
   // The clips of a cell.
   const picture = (row) => {
@@ -117,7 +91,7 @@
   const list = (table, cell, button) => {
     const panel = table.dataset.panel;
     const [actual, predicted] = [Number(cell.dataset.true), Number(cell.dataset.predicted)];
-    const place = table.closest(".panel").querySelector(".cell-clips");
+    const place = table.closest("section").querySelector(".cell-clips");
     for (const other of table.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
     const items = make("ul", undefined, "clips");
     data.clips.forEach((name, row) => {

@@ -73,13 +73,13 @@ def html() -> str:
 
 def test_the_page_has_every_section_in_order(html: str) -> None:
     """Each has its content; the correction for the selection is stated once."""
-    wanted = "headline paired results limitations importance detail folds mistakes "
-    wanted += "published inflation audit repeat"
+    wanted = "headline results importance planned confusion classes calibration mistakes detail "
+    wanted += "published inflation limitations audit repeat"
     assert " ".join(re.findall(r'<section id="(\w+)"', html)) == wanted
     for text in (
         "corrected for selecting the best of 4 results",
         "Using a trained head instead of the mean",
-        "3 differences",
+        "3 exploratory differences",
         "Shapley",
         "sound alike",
         "moodfuse fuse --cache work",
@@ -248,38 +248,42 @@ def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_table_begins_with_its_first_rows(browser: Any) -> None:
-    """Of 45 results the first 20 in the current order are shown; a button and a printed page show all."""
+def test_a_long_table_is_closed(browser: Any) -> None:
+    """Of 45 results the figure is shown and the table is opened by its line; a printed page leaves it out."""
     run = build_run()
     more = tuple(replace(run.results[0], sources=(f"c3d@{number}",)) for number in range(41))
     evaluation = evaluate_run(replace(run, results=run.results + more), draws=5)
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
     page.set_content(render_page(evaluation))
-    rows = page.locator("#ablation tbody tr:visible")
-    assert rows.count() == 20 and page.locator("#more").inner_text() == "Show all 45 results"
+    rows, line = (
+        page.locator("#ablation tbody tr:visible"),
+        page.locator("summary", has_text="All 45 results"),
+    )
+    assert rows.count() == 0 and page.locator(".strip:visible").count() == 3 + 41 + 1
     page.emulate_media(media="print")
-    assert rows.count() == 45
+    assert not line.is_visible()
     page.emulate_media(media="screen")
-    page.locator("#more").click()
-    assert rows.count() == 45 and page.locator("#more:visible").count() == 0
+    line.click()
+    assert rows.count() == 45
     context.close()
 
 
 @pytest.mark.slow
 def test_a_cell_lists_its_clips(tab: Any) -> None:
     """Click and Enter on a cell list its clips with thumbnails; the selection changes the result."""
-    for number, press in ((0, False), (2, True)):
-        tab.locator("#chosen").select_option(index=number)
-        assert tab.locator(".panel:visible").count() == 1
-        cell = tab.locator(".panel:visible .confusion td:has(button)").first
+    tab.evaluate(OPEN_ALL)
+    tab.locator("#chosen").select_option(index=1)
+    assert tab.locator(".panel:visible").count() == 1
+    for place, press in (("#confusion", False), (".panel:visible", True)):
+        button = tab.locator(f"{place} .confusion td button").first
         if press:
-            cell.locator("button").focus()
+            button.focus()
             tab.keyboard.press("Enter")
         else:
-            cell.locator("button").click()
-        shown = tab.locator(".panel:visible .cell-clips li")
-        assert shown.count() == int(cell.get_attribute("data-clips"))
+            button.click()
+        shown = tab.locator(f"{place} .cell-clips li")
+        assert shown.count() == int(button.locator("..").get_attribute("data-clips")) > 0
         assert shown.locator("img").count() == shown.count()
 
 
@@ -311,14 +315,12 @@ def test_nothing_is_wider_than_a_phone_or_the_paper(tab: Any, media: str, width:
 
 @pytest.mark.slow
 def test_without_javascript_everything_is_shown(browser: Any, address: str) -> None:
-    """Every row and every result in detail is visible."""
+    """The table has every row, and the other results in detail are all in one place."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address)
-    assert (
-        page.locator("#ablation tbody tr:visible").count()
-        == page.locator(".panel:visible").count()
-        == RESULTS
-    )
+    assert page.locator("#ablation tbody tr:visible").count() == RESULTS
+    page.locator("#detail summary").first.click()
+    assert page.locator(".panel:visible").count() == RESULTS - 1
     assert page.locator(".control:visible").count() == 0
     context.close()

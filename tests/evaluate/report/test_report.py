@@ -37,8 +37,8 @@ def test_a_run_gives_the_same_files_twice(make_run: MakeRun, tmp_path: Path) -> 
         contents.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
     assert contents[0] == contents[1]
     names = {"metrics.json", "metrics.csv", "report.md", "table.tex", "report.html"}
-    names |= {"comparison-zhou2022-LEAKY.csv", "accuracy-LEAKY.svg", "accuracy-LEAKY.png"}
-    names |= {"predictions-LEAKY.csv"}
+    names |= {"comparison-zhou2022-LEAKY.csv", "predictions-LEAKY.csv", "table_classes.tex"}
+    names |= {f"ablation-LEAKY.{suffix}" for suffix in ("pdf", "png", "svg")}
     assert names < set(contents[0])
     assert all("LEAKY" in name or b"LEAKY" in content for name, content in contents[0].items())
 

@@ -12,8 +12,9 @@ from moodfuse.evaluate.intervals import Interval
 from moodfuse.evaluate.markup import latex_text, markdown_text
 from moodfuse.evaluate.paired import SourceImportance
 from moodfuse.evaluate.report import metrics_values
+from moodfuse.evaluate.report.documents import latex_class_table, latex_table, markdown_report
 from moodfuse.evaluate.report.page import render_page
-from moodfuse.evaluate.report.text import latex_table, markdown_report, print_evaluation, summarize
+from moodfuse.evaluate.report.text import print_evaluation, summarize
 from tests.evaluate.test_planned import make_run as planned_run
 
 MakeRun = Callable[..., Run]
@@ -75,7 +76,7 @@ def test_whether_video_helps_is_answered_by_modality(
         assert text.count("Does video help?") == 1 and text.index("Adding video to audio ") > 0
         for row in values:
             assert f"{100 * row['accuracy']:.1f}" in text
-    section = page[page.index('id="modalities"') : page.index('id="paired"')]
+    section = page[page.index('id="modalities"') : page.index('id="importance"')]
     assert "Adding video to audio raises accuracy" in section and section.count("<tr>") == 4
     assert "Does video help?" not in markdown_report(evaluate_run(make_run(), draws=20))
     marked = render_page(evaluate_run(replace(run, protocol="leaky"), draws=20))
@@ -93,7 +94,7 @@ def test_names_on_the_terminal_are_neither_markup_nor_control_sequences(
 
 
 def test_markdown_has_claim_tables_and_commands(make_run: MakeRun) -> None:
-    """The claim is at the top, every result has a row, and the commands are at the end."""
+    """The claim is at the top, every result has a row, and commands and versions are at the end."""
     evaluation = with_importance(make_run())
     text = markdown_report(evaluation)
     assert markdown_text(summarize(evaluation).claim) in text
@@ -101,8 +102,11 @@ def test_markdown_has_claim_tables_and_commands(make_run: MakeRun) -> None:
     assert text.count("| network | logits |") == 2 and text.count("| softmax | logits |") == 1
     assert "Shapley value" in text and "+10.0 [-10.0, +20.0]" in text
     assert text.endswith(
-        "    moodfuse fuse --cache work\n    moodfuse evaluate --cache DIR --run one --draws 50 --seed 0\n"
+        "    moodfuse fuse --cache work\n    moodfuse evaluate --cache DIR --run one --draws 50 --seed 0\n\n"
+        "numpy 2.4.6\n"
     )
+    headings = " ".join(re.findall("^## (\\w+)", text, re.MULTILINE))
+    assert headings == "Results Contribution Planned Confusion Scores Errors Limitations Data Reproducibility"
 
 
 def test_latex_is_a_booktabs_table(make_run: MakeRun) -> None:
@@ -113,15 +117,25 @@ def test_latex_is_a_booktabs_table(make_run: MakeRun) -> None:
     assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\label{tab:run-1}"))
 
 
+def test_latex_has_a_table_of_classes(make_run: MakeRun) -> None:
+    """One row per emotion of the best result, with dashes where a score is not defined."""
+    evaluation = evaluate_run(make_run(name="run_1"), draws=50)
+    text = latex_class_table(evaluation)
+    best = evaluation.best.per_class[0]
+    assert f"\na & 12 & {100 * best.precision:.1f} & {100 * best.recall:.1f} & " in text
+    assert len(re.findall(r"^[abc] & .*\\\\$", text, re.MULTILINE)) == 3
+    assert evaluation.best.result.name in text and r"\label{tab:run-1-classes}" in text
+
+
 def test_names_are_escaped(make_run: MakeRun) -> None:
     """A name of special characters breaks neither table, and a row that begins like an argument is none."""
-    evaluation = with_importance(make_run(), HOSTILE)
-    latex, markdown = latex_table(evaluation), markdown_report(evaluation)
-    assert r"\end{table} ~" not in latex and latex.count(r"\end{table}") == 1
+    evaluation = with_importance(make_run(classes=(HOSTILE, "b", "c")), HOSTILE)
+    latex, markdown = latex_table(evaluation) + latex_class_table(evaluation), markdown_report(evaluation)
+    assert r"\end{table} ~" not in latex and latex.count(r"\end{table}") == 2
     bare = re.sub(r"\\[{}]", "", latex)
     assert bare.count("{") == bare.count("}") and not re.search(r"(?<!\\)[#$^~]", bare)
     lines = [line for line in markdown.splitlines() if line.startswith("| ")]
-    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {11, 6}
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {11, 8, 6}
     assert not re.search(r"(?<!\\)<b>", markdown) and "](http" not in markdown and "@me" not in markdown
     assert "\n{}[x] & network" in latex_table(with_importance(make_run(), "[x]"))
 
@@ -150,7 +164,7 @@ def test_a_leaky_run_is_marked_everywhere(make_run: MakeRun, capsys: pytest.Capt
     assert shown[0].startswith("LEAKY: ") and "LEAKY run leak" in shown[1]
     assert all("LEAKY" in line for line in shown if "network    logits" in line or " softmax  " in line)
     headings = re.findall(r"^#+ .*$", markdown_report(evaluation), re.MULTILINE)
-    assert [text for text in headings if "LEAKY" not in text] == ["## Notes", "## Commands"]
+    assert [text for text in headings if "LEAKY" not in text] == ["## Data audit", "## Reproducibility"]
     assert r"\caption{\textbf{LEAKY}" in latex_table(evaluation)
     summary = summarize(evaluation)
     assert summary.claim.startswith("LEAKY: ") and "do not predict" in " ".join(summary.context)
