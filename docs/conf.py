@@ -54,7 +54,7 @@ PAGES = {"../cache/FORMAT.md": "format.md", "../CHANGELOG.md": "changelog.md"}
 """Files of the repository that a page of the site includes."""
 
 
-STAGES = tuple(f"moodfuse.{stage}." for stage in ("extract", "cache", "fuse", "evaluate"))
+STAGES = tuple(f"moodfuse.{stage}" for stage in ("extract", "cache", "fuse", "evaluate"))
 
 
 def setup(app: Any) -> None:
@@ -115,9 +115,10 @@ def escaped(text: str) -> str:
 def api_entries(package: str) -> str:
     """Return an entry of autodoc for every public class and function that no deeper package exports."""
     module = import_module(package)
+    deeper = {name for stage in STAGES if package == "moodfuse" for name in import_module(stage).__all__}
     entries = [f".. py:currentmodule:: {package}\n"]
     for name in module.__all__:
         item = getattr(module, name)
-        if not name.startswith("_") and not (package == "moodfuse" and item.__module__.startswith(STAGES)):
+        if not name.startswith("_") and name not in deeper:
             entries.append(f".. auto{'class' if isinstance(item, type) else 'function'}:: {name}\n")
     return "\n".join(["```{eval-rst}", *entries, "```"])
