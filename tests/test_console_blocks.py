@@ -29,7 +29,7 @@ NOT_RUN = {
     r"pip install|conda ": "changes the environment; needs a network",
     r"docker ": "needs Docker; `.ci/docker_steps` runs the steps of the Dockerfile",
     r"moodfuse demo": "tests/moodfuse/test_demo.py runs it",
-    r"moodfuse .*(musicvideos|--cache tuned|hf:|timm:)": "needs the real clips or pretrained weights",
+    r"moodfuse .*(musicvideos|--cache (frozen|tuned)|hf:|timm:)": "needs the real clips or their weights",
     r"moodfuse .*dask://|dask |DASK_": "needs a Dask cluster; tests/extract/test_cluster.py starts one",
     r"python benchmarks/": "takes minutes to hours",
 }
