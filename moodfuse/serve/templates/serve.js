@@ -128,15 +128,15 @@
     show("answer", true);
     const claim = at("claim");
     if (answer.uncertain) {
-      claim.replaceChildren(make("span", "Uncertain", "maybe"), `: perhaps ${answer.label}, ${percent(answer.confidence)} sure`);
+      claim.replaceChildren(make("span", "Uncertain", "maybe"), `: most probably ${answer.label} (${percent(answer.confidence)})`);
     } else {
-      claim.replaceChildren(`${answer.label}, ${percent(answer.confidence)} sure`);
+      claim.replaceChildren(`${answer.label} (${percent(answer.confidence)})`);
     }
     const right = Math.round(10 * answer.confidence);
-    at("meaning").textContent = `Of 10 answers as sure as this, about ${right} should be right${answer.uncertain ? ": do not rely on it." : "."}`;
+    at("meaning").textContent = `About ${right} of 10 predictions with this probability are expected to be correct${answer.uncertain ? "; do not rely on it." : "."}`;
     const { start_s: from, end_s: to } = answer.window;
     const notes = [`${answer.file}, labelled from ${clock(from)} to ${clock(to)}.`];
-    if (answer.missing) notes.push(`It has no ${answer.missing}; the model filled in what it usually finds there.`);
+    if (answer.missing) notes.push(`It has no ${answer.missing}; the model used mean values instead.`);
     if (left) notes.push(left);
     at("notes").textContent = notes.join(" ");
     tellLabels(answer);
@@ -167,16 +167,16 @@
 
   const tellReasons = (answer) => {
     const alone = Object.keys(answer.sources).length === 1;
-    at("reasons").replaceChildren(...Object.entries(answer.sources).map(([source, says]) => {
+    at("reasons").replaceChildren(...Object.entries(answer.sources).map(([source, prediction]) => {
       const item = make("li");
       item.append(make("strong", source));
-      if (says.own) {
-        const [label, share] = best(says.own);
-        item.append(make("span", `Alone it says ${label}, ${percent(share)}. `));
+      if (prediction.own) {
+        const [label, share] = best(prediction.own);
+        item.append(make("span", `From this source alone: ${label} (${percent(share)}). `));
       } else {
-        item.append(make("span", `The file has no ${answer.missing || "audio or video"} for it. `));
+        item.append(make("span", `The file has no ${answer.missing || "audio or video"} for this source. `));
       }
-      if (!alone) item.append(effect(answer, says.without));
+      if (!alone) item.append(effect(answer, prediction.without));
       return item;
     }));
   };
@@ -184,10 +184,10 @@
   // What leaving a source out does to the answer.
   const effect = (answer, without) => {
     const [label, share] = best(without);
-    if (label !== answer.label) return make("span", `Without it the answer would be ${label}, ${percent(share)}.`, "turns");
+    if (label !== answer.label) return make("span", `Without it: ${label} (${percent(share)}).`, "turns");
     const change = Math.round(100 * answer.confidence) - Math.round(100 * without[answer.label]);
-    if (!change) return make("span", "Without it the answer stays as it is.");
-    return make("span", `Without it still ${label}, at ${percent(share)}: it ${change > 0 ? "adds" : "takes away"} ${Math.abs(change)} points.`);
+    if (!change) return make("span", "Without it: no change.");
+    return make("span", `Without it: ${label} (${percent(share)}), so it ${change > 0 ? "adds" : "removes"} ${Math.abs(change)} points.`);
   };
 
   // The windows of a time line as columns, null where one could not be read.
@@ -214,7 +214,7 @@
     }));
     const wide = line.ends_s[0] - line.starts_s[0];
     const unread = line.errors.length ? ` ${line.errors.length} of ${line.starts_s.length} windows could not be read and are grey: ${line.errors[0].detail}.` : "";
-    at("over-time-caption").textContent = `Each point answers for the ${Math.round(wide)} s around it. The bar on top is the most probable label. Click, or use the arrow keys, to go to a time.${unread}`;
+    at("over-time-caption").textContent = `Each point is the prediction for the ${Math.round(wide)} s around it. The bar on top is the most probable label. Click, or use the arrow keys, to go to a time.${unread}`;
     move(video.currentTime || 0);
   };
 

@@ -80,10 +80,10 @@ def label_video(tab: Any, video: Path) -> None:
 def test_a_video_is_labelled_and_its_time_line_moves_with_it(tab: Any, video: Path) -> None:
     """Label, bars and reasons are there; a click and a key seek; the playhead follows the video."""
     label_video(tab, video)
-    assert tab.locator("#claim").inner_text().startswith("Uncertain: perhaps ")
-    assert "Of 10 answers as sure as this, about 4 should be right" in tab.locator("#meaning").inner_text()
+    assert tab.locator("#claim").inner_text().startswith("Uncertain: most probably ")
+    assert "About 4 of 10 predictions with this probability are expected to be correct" in tab.locator("#meaning").inner_text()
     assert tab.locator("#labels tbody tr").count() == 6 and tab.locator("#reasons li").count() == 2
-    assert "Without it the answer would be" in tab.locator("#reasons").inner_text()
+    assert "Without it: " in tab.locator("#reasons").inner_text()
     assert tab.locator("#curves path.curve").count() == 2 * 6 and tab.locator("#curves .gap").count() == 1
     assert "1 of 6 windows could not be read" in tab.locator("#over-time-caption").inner_text()
     now = """[
