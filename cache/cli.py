@@ -171,6 +171,11 @@ def cache_prune_command(
     help="The frozen network that made the features, such as hf:facebook/dinov2-base, so that models with "
     "them can be exported; needs the files of the clips then.",
 )
+@click.option(
+    "--modality",
+    type=click.Choice(["audio", "video"]),
+    help="What the features describe, so that the report can tell what video adds to audio.",
+)
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Random seed of the fold plan.  [default: the cache's plan, else 0]")
 @click.option("--replace", is_flag=True, help="Accept --labels without any clip that the cache has.")
@@ -189,10 +194,13 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
     """
     from moodfuse.cache.console import command_line
     from moodfuse.cache.folds import PlanChoice
+    from moodfuse.cache.recipe import MODALITY_NAMES
     from moodfuse.cache.terminal import print_lines, report
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
     options["holdout"] = _parse_holdout(options["holdout"])
+    modalities = {name: modality for modality, name in MODALITY_NAMES.items()}
+    options["modality"] = modalities.get(options["modality"])
     plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     settings = ImportSettings(**options, plan=plan, command=command_line(ctx))
     done = import_features(settings, report=report)

@@ -211,6 +211,14 @@ class Recipe:
         kind = json.loads(self.preprocessing).get("kind")
         return "sound" if kind == "audio" else "picture"
 
+    @property
+    def declared_modality(self) -> Modality | None:
+        """The modality of a network, or the one that the user declared for imported features, if any."""
+        if self.network != IMPORT:
+            return self.modality
+        declared: Modality | None = json.loads(self.preprocessing).get("modality")
+        return declared
+
     def to_json(self) -> str:
         """The recipe as canonical JSON; `recipe_from_mapping` reads its object back."""
         return canonical_json(self._as_mapping())
@@ -243,14 +251,22 @@ def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**{**values, "tuning": tuning})
 
 
-def import_recipe(source: str, *, sees_labels: bool, made_by: str = "") -> Recipe:
-    """Recipe of features that were made elsewhere; `made_by` is the source whose network made them."""
+def import_recipe(
+    source: str, *, sees_labels: bool, made_by: str = "", modality: Modality | None = None
+) -> Recipe:
+    """Recipe of features that were made elsewhere.
+
+    `made_by` is the source whose network made them, and `modality` is what that network read, if declared.
+    """
+    preprocessing = {"kind": IMPORT, "source": source}
+    if modality is not None:
+        preprocessing["modality"] = modality
     return Recipe(
         source=source,
         network=IMPORT,
         network_version=1,
         weights="imported",
-        preprocessing=canonical_json({"kind": IMPORT, "source": source}),
+        preprocessing=canonical_json(preprocessing),
         depth="imported" if sees_labels else "frozen",
         tuning=None,
         embedding_tuned=sees_labels,

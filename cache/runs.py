@@ -120,8 +120,8 @@ class Run:
         Class weights of the heads, ``"none"`` or ``"balanced"``; empty in runs of older versions, whose heads
         were balanced and not corrected for it.
     modalities : tuple of (source, str)
-        The modality that each source reads, ``"sound"`` or ``"picture"``, where it is known: not that of
-        imported features, nor in runs of older versions.
+        The modality that each source reads, ``"sound"`` or ``"picture"``, where it is known: for imported
+        features if it was declared, and not in runs of older versions.
     """
 
     name: str

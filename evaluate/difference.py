@@ -10,6 +10,7 @@ known, so there is no correction for it. Then accuracy is tested by the exact si
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -219,12 +220,14 @@ def _from_result(run: Run, own: Run, result: Result, *, named: bool) -> _System:
     return _System(name, tables, own.fold_count, leaky=own.protocol == LEAKY)
 
 
-def _from_elsewhere(run: Run, given: str | Path | ArrayLike) -> _System:
+def _from_elsewhere(run: Run, given: Any) -> _System:
+    """Probabilities of a CSV file, an array, or a DataFrame, whose index may have the ids of the clips."""
     if _is_file(given):
-        file = Path(given)  # type: ignore[arg-type]
-        probabilities, labels_only = read_predictions(run, file)
-        return _System(file.name, probabilities[None], labels_only=labels_only)
-    _, _, values = check_input(run.labels, given, run.classes)  # type: ignore[arg-type]
+        probabilities, labels_only = read_predictions(run, Path(given))
+        return _System(Path(given).name, probabilities[None], labels_only=labels_only)
+    if hasattr(given, "loc") and sorted(map(str, given.index)) == sorted(run.ids):
+        given = given.loc[list(run.ids)]
+    _, _, values = check_input(run.labels, given, run.classes)
     return _System("the given probabilities", values[None])
 
 

@@ -248,7 +248,7 @@ def ablation_figure(evaluation: Evaluation) -> "Figure":
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.set(xlim=axis_limits(evaluation), xlabel="Accuracy, with 95 % interval over groups")
-    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(_title(evaluation, "Accuracy by combination of sources and head"))
     return figure
 

@@ -95,7 +95,10 @@ def check_input(
     labels: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
 ) -> tuple[tuple[str, ...], Labels, Floats]:
     """Class names, class indices [N] and probabilities [N, C] with columns in the order of the names."""
-    values = np.asarray(probabilities, dtype=np.float64)
+    try:
+        values = np.asarray(probabilities, dtype=np.float64)
+    except ValueError as error:
+        raise InputError(f"probabilities are not numbers ({error}); expected (clips, classes)") from error
     if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
         raise InputError(
             f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes "

@@ -1,6 +1,6 @@
 """The best of many results, its accuracy corrected for the selection, and results that are nearly as good.
 
-The best result is that of least log loss over all fold plans of the run, which is less noisy than accuracy,
+The best result is that of lowest log loss over all fold plans of the run, which is less noisy than accuracy,
 since it uses the probability of each clip. The best of many scores is optimistically biased. Bootstrap
 bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895,
 algorithm 5) repeats the selection: in each bootstrap resample the best result is selected on the resampled
@@ -71,7 +71,7 @@ class Selection(NamedTuple):
 
 
 def rank_result(labels: Labels, result: Result) -> Rank:
-    """Sort key by which the best result has the least log loss.
+    """Sort key by which the best result has the lowest log loss.
 
     Ties go to higher accuracy, then to fewer sources, then to the name.
     """

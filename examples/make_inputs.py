@@ -76,4 +76,6 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 if __name__ == "__main__":
-    make_inputs(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    make_inputs(target)
+    print(f"clips, videos, lists and features written to {target.resolve()}")

@@ -193,9 +193,9 @@ def make_run(
         versions=read_library_versions(),
         class_weight=inputs.class_weight or "none",
         modalities=tuple(
-            (source, recipe.modality)
+            (source, modality)
             for source, recipe in inputs.recipes.items()
-            if recipe.modality is not None
+            if (modality := recipe.declared_modality) is not None
         ),
     )
 

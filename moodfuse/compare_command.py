@@ -71,3 +71,4 @@ def compare_command(
         click.echo(json.dumps(difference_values(difference), indent=2, allow_nan=False))
     else:
         print_difference(difference, wide=wide)
+        click.echo(f"run: {run.name}" + (f" (A), {against.name} (B)" if against else ""))

@@ -180,11 +180,12 @@ def _present(
         write_report,
     )
 
+    # The report is written first: what reads the output, such as head, may close it early.
+    with ProgressBar("Drawing", transient=True):
+        figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     print_evaluation(evaluation, wide=wide)
     if comparison is not None:
         print_comparison(comparison, wide=wide)
-    with ProgressBar("Drawing", transient=True):
-        figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
     files = (

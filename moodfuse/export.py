@@ -54,7 +54,7 @@ from moodfuse.model.folder import (
 
 log = logging.getLogger(__name__)
 BEST = "best"
-"""The result of least cross-validated log loss."""
+"""The result of lowest cross-validated log loss."""
 SIMPLEST = "simplest"
 """The smallest result whose log loss is within one standard error of that of the best."""
 _Named = TypeVar("_Named", Result, PlannedResult)

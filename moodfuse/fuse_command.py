@@ -84,7 +84,7 @@ _FIT_OPTIONS = (
     "--export",
     "result",
     metavar="best|simplest|RESULT",
-    help="Write the model of a result. best: the result of least cross-validated log loss. simplest: the "
+    help="Write the model of a result. best: the result of lowest cross-validated log loss. simplest: the "
     "smallest within one standard error of the best. RESULT: one by name, such as 'c3d+i3d softmax logits'. "
     "With the --run of one that exists, nothing is fused.",
 )

@@ -22,7 +22,14 @@ from moodfuse.cache.csv_rows import describe_doubtful_labels, read_labels
 from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.folds import PlanChoice, clip_groups, imported_training_clips, next_plan, plan_line
 from moodfuse.cache.manifest import MARKER
-from moodfuse.cache.recipe import IMPORT, Recipe, find_import_recipe, import_recipe
+from moodfuse.cache.recipe import (
+    IMPORT,
+    MODALITY_NAMES,
+    Modality,
+    Recipe,
+    find_import_recipe,
+    import_recipe,
+)
 from moodfuse.cache.records import ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache, TrainingClips
 from moodfuse.cache.transfer.readers import LOGIT, MAX_LISTED, MIN_ROWS, Features, read_features
@@ -38,8 +45,8 @@ class ImportSettings:
     `holdout` are the folds whose labels were not used to make the features. `labels` is a CSV that declares
     the clips, `ids` names the rows of a ``.npy``, and `columns` are the embedding columns of a table. With
     `replace`, `labels` may have no clip in common with the current ones. `made_by` is the source, perhaps
-    with ``=WEIGHTS``, whose frozen network made the features, for models that contain it. `command` is kept
-    in the cache for reports.
+    with ``=WEIGHTS``, whose frozen network made the features, for models that contain it. `modality` is
+    what that network read, for the report. `command` is kept in the cache for reports.
     """
 
     cache: Path
@@ -52,6 +59,7 @@ class ImportSettings:
     plan: PlanChoice = field(default_factory=PlanChoice)
     replace: bool = False
     made_by: str = ""
+    modality: Modality | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -88,7 +96,10 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     dataset = _choose_dataset(cache, settings, report)
     report(plan_line(dataset.plan, dataset.clips))
     recipe = import_recipe(
-        settings.source, sees_labels=settings.holdout.folds is not None, made_by=settings.made_by
+        settings.source,
+        sees_labels=settings.holdout.folds is not None,
+        made_by=settings.made_by,
+        modality=settings.modality,
     )
     if settings.made_by and "logits" in features.arrays:
         raise InputError(f"{settings.file}: has logits, and --made-by is for features without them")
@@ -241,7 +252,9 @@ def _check_source(cache: FeatureCache | None, recipe: Recipe, holdout: Holdout) 
             f"this is {holdout}; use another --source name"
         )
     made_by = f"--made-by {current.made_by}" if current.made_by else "no --made-by"
-    raise InputError(f"source {source!r} was imported with {made_by}; use another --source name")
+    modality = current.declared_modality
+    declared = f"--modality {MODALITY_NAMES[modality]}" if modality else "no --modality"
+    raise InputError(f"source {source!r} was imported with {made_by}, {declared}; use another --source name")
 
 
 # Classes, rows and columns

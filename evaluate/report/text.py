@@ -22,6 +22,10 @@ from moodfuse.evaluate.selection import class_frequency_loss
 TEMPLATES = files("moodfuse.evaluate.report") / "templates"
 _DROPPED = {"notes": 4, "ECE": 3, "macro F1": 2, "recipe": 2, "AUC": 1}
 """Columns that are left out in a narrow terminal, those of the highest number first."""
+_RARE_PICK = 0.005
+"""A result that is selected in a smaller fraction of the draws is not named."""
+MAX_CHANGED = 20
+"""Clips that a comparison lists unless the output is wide."""
 _CLEAR_PICK = 0.5
 """Below this fraction of the draws no result is selected by a majority."""
 
@@ -108,9 +112,9 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
         if repeated is not None and repeated.repeats > 1:
             scored = f"a mean accuracy of {percent(repeated.accuracy)} ({interval_text(repeated.ci95)})"
         yield (
-            f"The best result on these clips is {headline.result}: it has the least log loss"
-            f"{over_plans(evaluation)}, {number(evaluation.best.rank.log_loss, 3)} (class frequencies: "
-            f"{number(baseline, 3)}), and {scored}. It was selected on the same clips, so this is "
+            f"The best result on these clips is {headline.result}: it has the lowest log loss"
+            f"{over_plans(evaluation)}, {number(evaluation.best.rank.log_loss, 3)} (predicting the class "
+            f"frequencies gives {number(baseline, 3)}), and {scored}. It was selected on the same clips, so this is "
             f"optimistic; {correction}."
         )
 
@@ -124,7 +128,8 @@ def over_plans(evaluation: Evaluation) -> str:
 def _limits(evaluation: Evaluation) -> Iterator[str]:
     headline = evaluation.headline
     if headline is not None and headline.picks:
-        picks = ", ".join(f"{name} in {percent(share)}" for name, share in headline.picks[:3])
+        shown = [(name, share) for name, share in headline.picks[:3] if share >= _RARE_PICK]
+        picks = ", ".join(f"{name} in {percent(share)}" for name, share in shown)
         clear = headline.picks[0][1] >= _CLEAR_PICK
         yield f"Best result across bootstrap draws: {picks}{'' if clear else '; no clear winner'}."
     if not evaluation.marker:
@@ -319,14 +324,16 @@ def print_difference(difference: Difference, *, wide: bool = False) -> None:
     columns = [Column(""), *(Column(name, number=True) for name in ("A", "B", "B minus A [95 % CI]", "p"))]
     print_table(columns, [_difference_rows(difference)], wide=wide)
     print_lines([f"Test: {difference.test}."], wrap=True)
-    changed = difference.changed
+    changed, shown = difference.changed, difference.changed[: None if wide else MAX_CHANGED]
     right = sum(clip.became == "right" for clip in changed)
     plan = ", under the first fold plan" if difference.repeats > 1 else ""
     counts = f"{right} became right, {len(changed) - right} became wrong"
     print_lines(["", f"Clips that changed from A to B: {counts}{plan}."], wrap=True)
-    cells = [(clip.id, clip.label, clip.first, clip.second, clip.became) for clip in changed]
+    cells = [(clip.id, clip.label, clip.first, clip.second, clip.became) for clip in shown]
     labels = (Column(name, narrow=12) for name in ("label", "A", "B", "became"))
     print_table([Column("clip"), *labels], [cells], wide=wide)
+    if len(shown) < len(changed):
+        print_lines([f"{len(changed) - len(shown)} more; --wide prints them"])
     print_lines((f"note: {note}" for note in difference.notes), wrap=True)
 
 

@@ -1,6 +1,6 @@
 """The choice of a head's settings on inner grouped folds.
 
-The candidate of least inner log loss is chosen; of equals the first, which is the simplest.
+The candidate of lowest inner log loss is chosen; of equals the first, which is the simplest.
 """
 
 from collections.abc import Iterable
@@ -60,7 +60,7 @@ def choose_on_rows(head: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None
 def choose_settings(
     head: Any, data: Iterable[InnerData], *, classes: int
 ) -> tuple[dict[str, Any], Floats, Ints]:
-    """Choose the candidate of least inner log loss among those of the head's `grid`.
+    """Choose the candidate of lowest inner log loss among those of the head's `grid`.
 
     Returns its settings, its probabilities [M, classes] of the scored rows of all inner folds, and the class
     indices of these rows [M].

@@ -361,3 +361,14 @@ def test_columns_that_do_not_determine_the_label_are_features(tmp_path: Path, va
 def test_few_clips_are_no_evidence_against_a_column(tmp_path: Path) -> None:
     files = moods_file(tmp_path, {"c": CODES[:9], "x": NOISE[:9]}, MOODS[:9])
     assert bring(tmp_path / "work", **files).embedding == 2
+
+
+def test_a_declared_modality_is_kept_and_must_stay_the_same(known: FeatureCache, tmp_path: Path) -> None:
+    """It is in the recipe of the source, whose digest depends on it; by default there is none."""
+    files = write(tmp_path, Given(IDS, VALUES), ".npz")
+    bring(known.path, source="clip", modality="picture", **files)
+    cache = FeatureCache(known.path)
+    assert cache.recipe("clip").declared_modality == "picture" and cache.recipe("clip").modality is None
+    assert cache.recipe("other").declared_modality is None
+    with pytest.raises(InputError, match="imported with no --made-by, --modality video; use another"):
+        bring(known.path, source="clip", modality="sound", **files)

@@ -128,6 +128,41 @@ def test_predictions_from_elsewhere_are_taken_as_given(make_run: MakeRun, tmp_pa
     assert corrected.ci95.high - corrected.ci95.low > 1.2 * width
 
 
+class Frame:
+    """What `compare` uses of a pandas DataFrame of probabilities [N, C]."""
+
+    def __init__(self, index: list[str], columns: list[str], values: np.ndarray) -> None:
+        self.index, self.columns, self.values = index, columns, values
+
+    @property
+    def loc(self) -> "_Rows":
+        return _Rows(self)
+
+    def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
+        return self.values.astype(dtype)
+
+
+class _Rows:
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+
+    def __getitem__(self, ids: list[str]) -> Frame:
+        rows = [self.frame.index.index(clip) for clip in ids]
+        return Frame(ids, self.frame.columns, self.frame.values[rows])
+
+
+def test_rows_of_a_data_frame_go_by_its_index(make_run: MakeRun) -> None:
+    """Where the index has the ids of the clips; and what is not numbers is refused."""
+    run = make_run()
+    values = run.results[1].probabilities
+    order = np.random.default_rng(0).permutation(len(values))
+    frame = Frame([run.ids[row] for row in order], list(run.classes), values[order])
+    expected = compare(run, FIRST, values, draws=2)
+    assert compare(run, FIRST, frame, draws=2).accuracy == expected.accuracy  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="probabilities are not numbers"):
+        compare(run, FIRST, np.array(run.labels), draws=2)
+
+
 def test_fold_plans_count_alike_against_given_predictions(make_run: MakeRun) -> None:
     """The sign-flip test of a result under two plans is of half points, which are not rounded."""
     run = make_run()

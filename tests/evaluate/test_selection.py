@@ -1,4 +1,4 @@
-"""The best result has the least log loss; its accuracy is corrected; simpler results are nearly as good."""
+"""The best result has the lowest log loss; its accuracy is corrected; simpler results are nearly as good."""
 
 from typing import Any
 

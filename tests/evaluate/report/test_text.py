@@ -56,7 +56,7 @@ def test_the_terminal_shows_claim_results_and_comparisons(
     assert set(rows) == {("c3d", "network"), ("i3d", "network"), ("c3d+i3d", "mean"), ("c3d+i3d", "softmax")}
     first_table = [" ".join((*row, "logits")) for row in rows[:4]]
     assert first_table == [scored.result.name for scored in evaluation.ranked]
-    assert f"The best result on these clips is {first_table[0]}: it has the least log loss" in shown
+    assert f"The best result on these clips is {first_table[0]}: it has the lowest log loss" in shown
     for text in ("ECE", "Using a trained head instead of the mean", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
     assert "Mean inflation of the fusions: +" in shown

@@ -81,7 +81,8 @@ def test_a_video_is_labelled_and_its_time_line_moves_with_it(tab: Any, video: Pa
     """Label, bars and reasons are there; a click and a key seek; the playhead follows the video."""
     label_video(tab, video)
     assert tab.locator("#claim").inner_text().startswith("Uncertain: most probably ")
-    assert "About 4 of 10 predictions with this probability are expected to be correct" in tab.locator("#meaning").inner_text()
+    meaning = tab.locator("#meaning").inner_text()
+    assert "About 4 of 10 predictions with this probability are expected to be correct" in meaning
     assert tab.locator("#labels tbody tr").count() == 6 and tab.locator("#reasons li").count() == 2
     assert "Without it: " in tab.locator("#reasons").inner_text()
     assert tab.locator("#curves path.curve").count() == 2 * 6 and tab.locator("#curves .gap").count() == 1
