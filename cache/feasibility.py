@@ -14,14 +14,14 @@ from moodfuse.cache.folds import (
     join_groups,
     validate,
 )
-from moodfuse.cache.records import Clip, ClipStatus, Plan
+from moodfuse.cache.records import Clip, ClipStatus
 
 
-def check_feasible(clips: Sequence[Clip], choice: PlanChoice, plans: Sequence[Plan] = ()) -> None:
+def check_feasible(clips: Sequence[Clip], choice: PlanChoice) -> None:
     """Check that a fold plan is possible if every clip can be read.
 
-    Reading files can only refuse clips and join groups, of identical files, so what is refused here would be
-    refused after decoding.
+    Reading files can only refuse clips and join groups, of identical files. So what is refused here would be
+    refused after decoding, except for a label whose clips can all not be read.
 
     Parameters
     ----------
@@ -29,8 +29,6 @@ def check_feasible(clips: Sequence[Clip], choice: PlanChoice, plans: Sequence[Pl
         All clips of the dataset.
     choice : PlanChoice
         Settings of the plan.
-    plans : sequence of Plan
-        Earlier plans, oldest first, which give the number of folds if `choice` does not.
 
     Raises
     ------
@@ -50,5 +48,5 @@ def check_feasible(clips: Sequence[Clip], choice: PlanChoice, plans: Sequence[Pl
         folds, assignment = declared
         validate(clip_groups(statuses), assignment, folds)
         return
-    folds = choice.folds if choice.folds is not None else plans[-1].folds if plans else DEFAULT_FOLDS
+    folds = DEFAULT_FOLDS if choice.folds is None else choice.folds
     check_group_counts(groups_per_label(clip_groups(statuses)), folds)

@@ -1,6 +1,7 @@
 """Recipes: everything that decides a source's numbers, as one record with one digest."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +18,7 @@ MODALITY_NAMES = {"sound": "audio", "picture": "video"}
 DEPTHS = ("frozen", "head", "full", "imported")
 """Tuning depths other than ``"last:N"``, the last N blocks and the head."""
 _LAST = re.compile("last:([1-9][0-9]*)")
+_DECLARED: tuple[Modality | None, ...] = (None, "sound", "picture")
 IMPORT = "import"
 """Network of features that were made elsewhere."""
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -88,6 +90,7 @@ class Tuning:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.class_weight not in CLASS_WEIGHTS:
             known = ", ".join(CLASS_WEIGHTS[:2])
             raise InputError(f"tuning: class_weight is {self.class_weight!r}; expected one of: {known}")
@@ -118,10 +121,15 @@ class Tuning:
             raise InputError(
                 f"tuning: schedule is {self.schedule!r}; expected one of: {', '.join(SCHEDULES)}"
             )
-        if type(self.gradient_checkpointing) is not bool:
-            raise InputError(
-                f"tuning: gradient_checkpointing is {self.gradient_checkpointing!r}; expected true or false"
-            )
+
+    def _check_types(self) -> None:
+        """Raise `InputError` for a value of another type than its field, or a number that is not finite."""
+        names = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
+        for field in fields(self):
+            value, kind = getattr(self, field.name), field.type
+            is_number = kind is float and type(value) in (int, float) and math.isfinite(value)
+            if not (is_number or (kind is not float and type(value) is kind)):
+                raise InputError(f"tuning: {field.name} is {value!r}; expected {names[kind]}")  # type: ignore[index]
 
     def as_mapping(self) -> dict[str, Any]:
         """The settings as recipes are stored; what older versions did not write is left out, so that digests
@@ -276,7 +284,11 @@ def import_recipe(
 
 def find_import_recipe(source: str, digest: str) -> Recipe | None:
     """The recipe of an import, from its name and digest alone; `None` where no import has this digest."""
-    recipes = (import_recipe(source, sees_labels=sees_labels) for sees_labels in (False, True))
+    recipes = (
+        import_recipe(source, sees_labels=sees_labels, modality=modality)
+        for sees_labels in (False, True)
+        for modality in _DECLARED
+    )
     return next((recipe for recipe in recipes if recipe.digest16 == digest), None)
 
 

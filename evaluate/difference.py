@@ -30,7 +30,14 @@ from moodfuse.evaluate.intervals import (
 )
 from moodfuse.evaluate.metrics import METRICS, Floats, Labels, clip_losses, is_correct
 from moodfuse.evaluate.paired import match_clips, sign_flip_p
-from moodfuse.evaluate.planned import LEVEL, PLANNED_HEADS, corrected_t_test, format_p, training_correction
+from moodfuse.evaluate.planned import (
+    LEVEL,
+    PLANNED_HEADS,
+    corrected_t_test,
+    format_p,
+    plain_head,
+    training_correction,
+)
 from moodfuse.evaluate.scoring import check_input
 
 COMPARED = ("accuracy", "macro_f1", "auc", "log_loss")
@@ -88,18 +95,20 @@ class Difference:
     def sentence(self) -> str:
         """The difference of accuracy in words."""
         gain = self.accuracy
-        points = f"{100 * abs(gain.difference):.1f} points"
         low, high = (f"{100 * end:+.1f}" for end in gain.ci95.ends)
         known = f"95 % CI {low} to {high}" if gain.ci95.known else "no interval: too few groups"
-        effect = f"{'raises' if gain.difference > 0 else 'lowers'} accuracy by {points}"
-        if abs(gain.difference) < 0.0005:
-            effect = "does not change accuracy"
         p_text = format_p(1.0 if gain.p_value is None else gain.p_value)
         if gain.p_value is not None and gain.p_value < LEVEL:
-            return f"{self.second} {effect} ({known}, {p_text}), compared with {self.first}."
+            verb, points = "raises" if gain.difference > 0 else "lowers", 100 * abs(gain.difference)
+            return (
+                f"{self.second} {verb} accuracy by {points:.1f} points ({known}, {p_text}), compared with "
+                f"{self.first}."
+            )
+        excludes_zero = gain.ci95.known and low[0] == high[0]
+        remark = "; the interval is approximate, the p-value is exact" if excludes_zero else ""
         return (
-            f"{self.second} {effect} ({known}), compared with {self.first}; no significant difference "
-            f"({p_text})."
+            f"No significant difference in accuracy ({100 * gain.difference:+.1f} points, {known}, {p_text}"
+            f"{remark}): {self.second} compared with {self.first}."
         )
 
 
@@ -210,7 +219,7 @@ def _find_options(run: Run, name: str) -> dict[tuple[str, str], Result]:
             f"run {run.name} has no result {name!r}; expected a name such as {run.results[-1].name!r}, a CSV "
             f"file, or sources: {known}"
         )
-    return {(result.head, result.level): result for result in results}
+    return {(plain_head(result.head), result.level): result for result in reversed(results)}
 
 
 def _from_result(run: Run, own: Run, result: Result, *, named: bool) -> _System:

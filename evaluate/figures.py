@@ -217,6 +217,8 @@ def ablation_figure(evaluation: Evaluation) -> "Figure":
     """Accuracy over all fold plans with its 95 % interval, by combination of sources (rows) and head."""
     groups = group_by_sources(evaluation.figure_rows)
     heads = list_heads(evaluation.figure_rows)
+    plans = 1 + len(evaluation.run.repeat_folds)
+    over = f" over {plans} fold plans" if plans > 1 else ""
     names = ["\n".join(textwrap.wrap(" + ".join(rows[0].result.sources), 40)) for rows in groups]
     heights = [
         max(1.0 + 0.6 * len(rows), 1.4 * (1 + name.count("\n")))
@@ -247,7 +249,7 @@ def ablation_figure(evaluation: Evaluation) -> "Figure":
     axes.set_ylim(float(ends[-1]), 0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.set(xlim=axis_limits(evaluation), xlabel="Accuracy, with 95 % interval over groups")
+    axes.set(xlim=axis_limits(evaluation), xlabel=f"Accuracy{over}, with 95 % interval")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(_title(evaluation, "Accuracy by combination of sources and head"))
     return figure

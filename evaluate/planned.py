@@ -34,6 +34,7 @@ from moodfuse.evaluate.intervals import (
 )
 from moodfuse.evaluate.metrics import Floats, Labels, clip_losses, is_correct
 from moodfuse.evaluate.paired import MEAN_HEAD, majority_is_correct, subset_importance
+from moodfuse.evaluate.scoring import repeated_score
 
 _SMALLEST_ERROR = 1e-12
 LEVEL = 0.05
@@ -142,7 +143,7 @@ class PlannedTest:
         change = "improvement" if self.question == BEST_SINGLE else "difference"
         remark = "; the interval is not corrected for the number of tests" if low > 0 or high < 0 else ""
         return (
-            f"{self.question}: no significant {change} of {outcome} "
+            f"{self.question}: no significant {change} in {outcome} "
             f"({format(value, '+' + form)} {unit}, {tested}{remark})"
         )
 
@@ -177,8 +178,7 @@ def planned_tests(run: Run, labels: Labels, resamples: GroupResamples) -> tuple[
 
 def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
     """The planned comparisons whose results a run has; all sources are those of its largest fusion."""
-    # Of several settings of a head, those listed first count.
-    results = {(one.sources, one.head.partition(":")[0], one.level): one for one in reversed(run.results)}
+    results = index_results(run)
     everything = max((one.sources for one in run.results), key=len)
     if len(everything) < 2:
         return
@@ -199,6 +199,16 @@ def list_comparisons(run: Run) -> Iterator[PlannedComparison]:
                 break
 
 
+def index_results(run: Run) -> dict[tuple[tuple[str, ...], str, str], Result]:
+    """Results by sources, head without its settings, and level; of several settings those listed first."""
+    return {(one.sources, plain_head(one.head), one.level): one for one in reversed(run.results)}
+
+
+def plain_head(head: str) -> str:
+    """The name of a head without its settings."""
+    return head.partition(":")[0]
+
+
 def _split_by_modality(run: Run, sources: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The audio sources and the video sources; those of unknown modality are in neither."""
     modalities = dict(run.modalities)
@@ -214,7 +224,7 @@ def score_modalities(run: Run, labels: Labels, resamples: GroupResamples) -> tup
 
     The head and level are the first of `PLANNED_HEADS` that has all three; empty if none has.
     """
-    results = {(one.sources, one.head, one.level): one for one in run.results}
+    results = index_results(run)
     audio, video = _split_by_modality(run, max((one.sources for one in run.results), key=len))
     names = {"audio": audio, "video": video, BOTH: tuple(sorted((*audio, *video)))}
     for head in PLANNED_HEADS:
@@ -231,6 +241,11 @@ def score_modalities(run: Run, labels: Labels, resamples: GroupResamples) -> tup
         subsets |= {frozenset(("audio", "video")): right[BOTH], frozenset(): majority}
         values = {row.source: row for row in subset_importance(subsets, resamples, *head)}
         accuracies = mean_intervals(np.stack(list(right.values()), axis=1), resamples, PROPORTION)
+        if run.repeat_folds:  # as everywhere in the report
+            repeated = (
+                repeated_score(labels, results[key].over_plans, np.array(plans)) for key in keys.values()
+            )
+            accuracies = [(score.accuracy, score.ci95) for score in repeated]
         return tuple(
             ModalityScore(
                 modality,

@@ -6,14 +6,14 @@ the page have every result.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.runs import NETWORK
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore
 from moodfuse.evaluate.paired import MEAN_HEAD
-from moodfuse.evaluate.planned import PLANNED_HEADS
+from moodfuse.evaluate.planned import PLANNED_HEADS, index_results
 
 SHORT_TABLE = 16
 """A run with no more results has all of them in its tables and in the figure."""
@@ -32,10 +32,11 @@ def choose_rows(
     evaluation: Evaluation,
     only: Collection[str] = (),
     heads: Collection[str] = (),
+    levels: Collection[str] = (),
     *,
     all_rows: bool = False,
 ) -> Rows:
-    """The results of some combinations of sources and some heads; without these, those of a paper.
+    """The results of some combinations of sources, heads and levels; without these, those of a paper.
 
     A paper's rows are each single source, the pairs if there are few, the largest fusion, and the best
     result. The table has them under one head and level, the first of `PLANNED_HEADS` that the largest fusion
@@ -47,6 +48,8 @@ def choose_rows(
         Sources joined by ``+``, in any order.
     heads : collection of str
         Heads as in the tables, such as ``"softmax"`` or ``"network"``.
+    levels : collection of str
+        ``"logits"`` or ``"embedding"``.
 
     Raises
     ------
@@ -54,37 +57,40 @@ def choose_rows(
         If a name is not that of a result, or no result is left.
     """
     ranked = evaluation.ranked
-    if only or heads:
-        rows = _filter_rows(evaluation, only, heads)
+    if only or heads or levels:
+        rows = _filter_rows(evaluation, only, heads, levels)
         return Rows(rows, rows)
     figure = _paper_figure(evaluation)
     if all_rows or len(ranked) <= SHORT_TABLE:
         return Rows(ranked, figure)
-    planned = _planned_head(ranked)
+    planned = _planned_head(evaluation)
     table = [one for one in figure if _head_of(one) == planned or one.is_network or one is evaluation.best]
     return Rows(tuple(table), figure)
 
 
 def _filter_rows(
-    evaluation: Evaluation, only: Collection[str], heads: Collection[str]
+    evaluation: Evaluation, only: Collection[str], heads: Collection[str], levels: Collection[str]
 ) -> tuple[ResultScore, ...]:
     ranked, run = evaluation.ranked, evaluation.run.name
     wanted = {tuple(sorted(name.split("+"))): name for name in only}
     known_sources = {tuple(sorted(one.result.sources)): "+".join(one.result.sources) for one in ranked}
     known_heads = {one.result.head for one in ranked}
-    unknown = [name for sources, name in wanted.items() if sources not in known_sources]
-    unknown += [head for head in heads if head not in known_heads]
+    unknown = [
+        *((name, known_sources.values()) for sources, name in wanted.items() if sources not in known_sources),
+        *((head, known_heads) for head in heads if head not in known_heads),
+    ]
     if unknown:
-        names = sorted({*known_heads, *known_sources.values()})
-        raise InputError(f"run {run} has no result of {unknown[0]!r}; it has: {', '.join(names)}")
+        name, known = unknown[0]
+        raise InputError(f"run {run} has no result of {name!r}; it has: {', '.join(sorted(known))}")
     rows = tuple(
         one
         for one in ranked
         if (not only or tuple(sorted(one.result.sources)) in wanted)
         and (not heads or one.result.head in heads)
+        and (not levels or one.result.level in levels)
     )
     if not rows:
-        raise InputError(f"run {run} has no result of the sources of --only under the heads of --head")
+        raise InputError(f"run {run} has no result of these sources, heads and levels")
     return rows
 
 
@@ -92,11 +98,13 @@ def _head_of(scored: ResultScore) -> tuple[str, str]:
     return scored.result.head, scored.result.level
 
 
-def _planned_head(ranked: Sequence[ResultScore]) -> tuple[str, str]:
+def _planned_head(evaluation: Evaluation) -> tuple[str, str]:
     """The head and level of the planned tests; where a run has none of them, those of the best result."""
-    size = max(len(one.result.sources) for one in ranked)
-    largest = {_head_of(one) for one in ranked if len(one.result.sources) == size}
-    return next((head for head in PLANNED_HEADS if head in largest), _head_of(ranked[0]))
+    results = index_results(evaluation.run)
+    everything = max((sources for sources, _, _ in results), key=len)
+    keys = ((everything, *head) for head in PLANNED_HEADS)
+    planned = next((results[key] for key in keys if key in results), evaluation.best.result)
+    return planned.head, planned.level
 
 
 def _paper_figure(evaluation: Evaluation) -> tuple[ResultScore, ...]:
@@ -108,7 +116,7 @@ def _paper_figure(evaluation: Evaluation) -> tuple[ResultScore, ...]:
     largest = max(map(len, combinations))
     counts = Counter(map(len, combinations))
     sizes = {1, *(size for size in (2, largest) if counts[size] <= COMBINATION_LIMIT)}
-    _, level = _planned_head(ranked)
+    _, level = _planned_head(evaluation)
     return tuple(
         one
         for one in ranked

@@ -39,6 +39,7 @@ OTHER = "other"
 FORMER_NAMES = {"seed": "zhou2022", "seed-adam": "zhou2022-adam", "seed-sgd": "zhou2022-sgd"}
 _TABLES = ("frozen", "head", "full")
 _TRUNK_SETTINGS = ("layer_decay", "spec_augment", "gradient_checkpointing")
+FLOATS = ("layer_decay", "label_smoothing", "mixup", "spec_augment")
 _TOP_LEVEL = {"name", "description", "seed", "threads"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -319,9 +320,14 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
     known = {field.name for field in fields(Tuning)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    # 1 and 1.0 are one value of these settings, and one digest.
+    values = {
+        name: float(value) if name in FLOATS and type(value) is int else value
+        for name, value in values.items()
+    }
     try:
         tuning = Tuning(**values)
-    except TypeError as error:
+    except (TypeError, InputError) as error:
         raise InputError(f"{where}: {error}") from error
     if tuning.class_weight == UNCORRECTED:
         raise InputError(f"{where}: class_weight is {UNCORRECTED!r}; expected one of: none, balanced")

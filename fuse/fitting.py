@@ -29,7 +29,7 @@ Call = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 
 
 def fit_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:
-    """Temperature of lowest log loss of probabilities [M, C] of rows with class indices [M] (Guo et al. 2017).
+    """Temperature of lowest log loss for probabilities [M, C] and class indices [M] (Guo et al. 2017).
 
     Every row counts once. A normal prior on the logarithm keeps a few rows that are all right from making
     every probability a certainty.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moodfuse.evaluate.evaluation import Evaluation
     from moodfuse.evaluate.published import Comparison
 
-_RUN_ONLY = ("run", "compare", "inflation", "no_thumbnails", "only", "heads", "all_rows")
+_RUN_ONLY = ("run", "compare", "inflation", "no_thumbnails", "only", "heads", "levels", "all_rows")
 _MODEL_ONLY = ("group_pattern", "jobs", "device")
 
 
@@ -39,6 +39,9 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
 )
 @click.option(
     "--head", "heads", multiple=True, help="Show only the results of this head. Repeat for several."
+)
+@click.option(
+    "--level", "levels", multiple=True, help="Show only the results at this level: logits or embedding."
 )
 @click.option("--all-rows", is_flag=True, help="Show every result in the tables.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
@@ -107,14 +110,16 @@ def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
     from moodfuse.evaluate.published import compare_with, find_published
     from moodfuse.evaluate.rows import choose_rows
 
-    if options["all_rows"] and (options["only"] or options["heads"]):
+    if options["all_rows"] and (options["only"] or options["heads"] or options["levels"]):
         raise click.UsageError("--all-rows shows every result; leave out --only and --head")
     published = find_published(options["compare"]) if options["compare"] else None
     cache = FeatureCache(cache_path)
     run, leaky = choose_runs(cache, options["run"], inflation=options["inflation"])
     with ProgressBar("Scoring", transient=True):
         scored = evaluate_run(run, draws=options["draws"], seed=options["seed"], leaky=leaky)
-    rows = choose_rows(scored, options["only"], options["heads"], all_rows=options["all_rows"])
+    rows = choose_rows(
+        scored, options["only"], options["heads"], options["levels"], all_rows=options["all_rows"]
+    )
     evaluation = replace(scored, audit=read_audit(cache), **rows._asdict())
     output = options["output"] or run_folder(cache, run.name) / "report"
     comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None

@@ -132,10 +132,12 @@ def _run(
     context = click.get_current_context()
     missing, force, wide = (options.pop(name) for name in ("missing", "force", "wide"))
     search, tables = options.pop("search"), context.meta.get(HEADS_TABLE, {})
-    if search or tables:
-        options["heads"] = context.params["heads"] = resolve_heads(options["heads"], tables, search)
-        context.set_parameter_source("heads", ParameterSource.DEFAULT_MAP)  # the run records them
+    resolved = resolve_heads(options["heads"], tables, search) if search or tables else None
     cache = FeatureCache(cache_path)
+    exists = result is not None and run_name is not None and run_name in run_names(cache)
+    if resolved and (search or not exists):  # a run that exists is exported with its own heads
+        options["heads"] = context.params["heads"] = resolved
+        context.set_parameter_source("heads", ParameterSource.DEFAULT_MAP)  # the run records them
     if options["class_weight"] == "none":
         options["class_weight"] = None
     given = {name: value for name, value in options.items() if value not in (None, ())}
@@ -155,12 +157,14 @@ def _run(
         impute = None if missing is None else missing == "impute"
         return ExportSettings(result, folder or model_folder(cache, run), impute, force)
 
-    if run_name is not None and run_name in run_names(cache):
+    if exists and run_name is not None:
         check_no_effect(
             context, _FIT_OPTIONS, f"has no effect on {run_name}, which exists; remove it, or --run"
         )
         run = read_run(cache, run_name)
     else:
+        if run_name is not None:
+            report(f"{run_name} is a new run; training its heads first")
         check_planned(cache, ablation, settings(resolve_run_name(cache, run_name)))
         run = _fuse(cache, ablation, wide=wide)
     _export(cache, run, settings(run.name))

@@ -114,8 +114,8 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
         yield (
             f"The best result on these clips is {headline.result}: it has the lowest log loss"
             f"{over_plans(evaluation)}, {number(evaluation.best.rank.log_loss, 3)} (predicting the class "
-            f"frequencies gives {number(baseline, 3)}), and {scored}. It was selected on the same clips, so this is "
-            f"optimistic; {correction}."
+            f"frequencies gives {number(baseline, 3)}), and {scored}. It was selected on the same clips, so "
+            f"this is optimistic; {correction}."
         )
 
 

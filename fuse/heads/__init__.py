@@ -65,6 +65,8 @@ class HeadSpec:
     version: int = 1
 
 
+MAX_INTEGER, MAX_NUMBER = 100_000, 1e12
+"""Largest values of settings; LightGBM takes at most 131,072 leaves."""
 SEARCH = "search"
 """The setting of every head that is fitted: how many random settings are tried, in place of the grid."""
 _PENALTY = {"C": Setting(float, 0.1, 1e4, grid=(1.0, 10.0, 100.0, 1000.0))}
@@ -116,9 +118,12 @@ def parse_head(text: str) -> tuple[HeadSpec, dict[str, Any]]:
             settings[key] = kind(value)
         except ValueError:
             settings[key] = above
-        if not above < settings[key] < float("inf"):
+        most = MAX_INTEGER if kind is int else MAX_NUMBER
+        if not above < settings[key] <= most:
             number = "an integer" if kind is int else "a number"
-            raise InputError(f"head {text}: {key} is {value!r}; expected {number} above {above}")
+            raise InputError(
+                f"head {text}: {key} is {value!r}; expected {number} above {above}, at most {most:g}"
+            )
     return spec, settings
 
 

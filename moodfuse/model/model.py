@@ -216,7 +216,7 @@ class Model:
 
     def label(
         self,
-        requests: Iterable[LabelRequest],
+        requests: Iterable[LabelRequest | str | PathLike[str]],
         *,
         jobs: int = 1,
         explain: bool = True,
@@ -227,8 +227,8 @@ class Model:
 
         Parameters
         ----------
-        requests : iterable of LabelRequest
-            Consumed lazily.
+        requests : iterable of LabelRequest, str or path-like
+            Windows of files; a path alone is its first 30 s. Consumed lazily.
         jobs : int
             Decoding processes; they do not change the results.
         explain : bool
@@ -239,7 +239,12 @@ class Model:
             Limits for each file, and which files are accepted.
         """
         rules = rules or ReadingRules(self.limits or Limits())
-        requests, to_decode = tee(requests)
+        if isinstance(requests, (str, PathLike)):
+            raise InputError(f"{fspath(requests)!r} is one path; expected a list of paths")
+        requests, to_decode = tee(
+            request if isinstance(request, LabelRequest) else LabelRequest(fspath(request))
+            for request in requests
+        )
         decoded = decode_many(
             (
                 DecodeRequest(

@@ -60,7 +60,7 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
         done = len(requests) - len(left)
         if done:
             again = f", {refused} of them refused (--retry tries those again)" if refused else ""
-            echo(f"{done} of {len(requests)} files are in {settings.output} already{again}")
+            echo(f"{done} of {len(requests)} files are in {output.path} already{again}")
         if (settings.html or settings.plot) and not left:
             raise InputError(
                 f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave "
@@ -74,9 +74,11 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
                 output.write(answer)
             reasons += [row["error"]["code"] for row in list_windows(answer) if "error" in row]
     output.close()
+    if settings.output is not None and left:
+        echo(f"{len(left)} files written to {settings.output}")
     if reasons:
         unit = "window" if settings.timeline else "file"
-        echo(f"{counted(reasons)}; each {unit} is listed with its reason")
+        echo(f"{counted(reasons)}; each {unit} is listed with its reason{_in(settings.output)}")
     without = sum(reason in ("no_audio", "no_video") for reason in reasons)
     if without and len(model.card.modalities) > 1:
         echo(
@@ -95,6 +97,10 @@ def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings)
             f"{windows[0]}: a list names a window of it, but a time line covers a whole file; leave "
             "start_s and end_s out of the list, or --timeline"
         )
+
+
+def _in(output: Path | None) -> str:
+    return "" if output is None else f" in {output}"
 
 
 def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest], stream: TextIO) -> Output:

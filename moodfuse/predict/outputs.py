@@ -150,7 +150,8 @@ def _parquet_table(answers: Iterable[Answer], columns: Sequence[str]) -> bytes:
 class Output:
     """Where answers are written to: a stream, after `to_text`, and then `finish` is called.
 
-    `done` are the requests that the output already has, and `refused` those of them that were refused.
+    `path` is the file that the stream writes, if any. `done` are the requests that the output already has,
+    and `refused` those of them that were refused.
     """
 
     stream: TextIO
@@ -158,6 +159,7 @@ class Output:
     done: frozenset[LabelRequest] = frozenset()
     refused: frozenset[LabelRequest] = frozenset()
     finish: Callable[[], None] | None = None
+    path: Path | None = None
 
     def write(self, answer: Answer) -> None:
         """Write and flush one answer."""
@@ -200,7 +202,7 @@ def open_output(
         elif settings.format == "parquet":
             write_atomic(path.resolve(), _parquet_table(_read_answers(journal), columns))
 
-    return Output(stream, format_json, done, refused, finish)
+    return Output(stream, format_json, done, refused, finish, journal)
 
 
 def _read_answers(path: Path) -> list[Answer]:
@@ -237,7 +239,7 @@ def _check_answers(answers: Sequence[Answer], settings: PredictSettings, model: 
         else:
             continue
         raise InputError(
-            f"{settings.output}: has predictions {different}; repeat that, or choose another --output"
+            f"{settings.output}: has predictions {different}; use that one, or choose another --output"
         )
 
 

@@ -251,7 +251,9 @@ def check_request(method: str, headers: Headers, *, hosts: Collection[str] | Non
     host = headers.get("host", "")
     if hosts is not None and re.sub(r":\d+$", "", host.lower()) not in hosts:
         return RequestError(
-            "wrong_host", f"the Host header is {host[:80]!r}, expected {' or '.join(sorted(hosts))}"
+            "wrong_host",
+            f"the Host header is {host[:80]!r}, expected {' or '.join(sorted(hosts))}; start the service "
+            "with --allow-host NAME for another",
         )
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     own_origins = (None, f"http://{host}", f"https://{host}")

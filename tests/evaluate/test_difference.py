@@ -229,7 +229,7 @@ def test_unknown_names_list_the_known_ones(make_run: MakeRun) -> None:
 
 
 def test_sentences_are_plain(make_run: MakeRun) -> None:
-    """They have the direction, the interval and p; without a significant difference they end with that."""
+    """They have the difference, the interval and p, and a remark where interval and test disagree."""
 
     def sentence(difference: float, p_value: float, ci95: Interval = ABOUT_ZERO) -> str:
         gain = replace(base.accuracy, difference=difference, p_value=p_value, ci95=ci95)
@@ -237,13 +237,14 @@ def test_sentences_are_plain(make_run: MakeRun) -> None:
 
     base: Difference = compare(make_run(), FIRST, SECOND, draws=2)
     assert sentence(0.058, 0.17) == (
-        "b raises accuracy by 5.8 points (95 % CI -2.1 to +13.5), compared with a; no significant difference "
-        "(p = 0.17)."
+        "No significant difference in accuracy (+5.8 points, 95 % CI -2.1 to +13.5, p = 0.17): b compared "
+        "with a."
     )
     assert sentence(-0.058, 0.012, Interval(-0.1, -0.01)) == (
         "b lowers accuracy by 5.8 points (95 % CI -10.0 to -1.0, p = 0.012), compared with a."
     )
-    assert sentence(0.0, 1.0).startswith("b does not change accuracy (95 % CI")
+    disagree = sentence(0.058, 0.063, Interval(0.01, 0.1))
+    assert "p = 0.063; the interval is approximate, the p-value is exact): b" in disagree
     assert "no interval: too few groups" in sentence(0.1, 1.0, Interval(np.nan, np.nan))
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t
 
 from moodfuse.cache.runs import Result, Run
-from moodfuse.evaluate.evaluation import run_labels
+from moodfuse.evaluate.evaluation import evaluate_run, run_labels
 from moodfuse.evaluate.intervals import DIFFERENCE, Interval, resample_groups
 from moodfuse.evaluate.paired import majority_is_correct
 from moodfuse.evaluate.planned import (
@@ -167,6 +167,13 @@ def test_modalities_are_scored_under_one_head() -> None:
     for row in rows.values():
         assert row.accuracy_ci95.low < row.accuracy < row.accuracy_ci95.high
     assert rows["audio and video"].shapley is None
+    scored = {one.result.name: one.mean_accuracy for one in evaluate_run(run, draws=20).scored}
+    assert all((row.accuracy, row.accuracy_ci95) == scored[row.result] for row in rows.values())
+    renamed = tuple(
+        replace(one, head=f"{one.head}:C=10") if one.head == "softmax" else one for one in run.results
+    )
+    with_settings = score_modalities(replace(run, results=renamed), labels, drawn)
+    assert [row.accuracy for row in with_settings] == [row.accuracy for row in rows.values()]
     assert score_modalities(replace(run, modalities=()), labels, drawn) == ()
     assert score_modalities(replace(run, results=run.results[3:]), labels, drawn) == ()
 
@@ -178,7 +185,7 @@ def test_a_fusion_must_be_better_than_each_single_source() -> None:
     assert {(test.against, test.p_value, test.verdict) for test in tests} == {
         ("music softmax embedding", 1.0, "not significant")
     }
-    assert all("no significant improvement of" in test.sentence for test in tests)
+    assert all("no significant improvement in" in test.sentence for test in tests)
 
 
 def test_the_corrected_t_test_is_that_computed_by_hand() -> None:
@@ -229,7 +236,7 @@ def test_sentences_are_plain() -> None:
     assert "lowers log loss by 0.19 nats (95 % CI -0.30 to -0.10, p = 0.020" in lower.sentence
     unclear = replace(test, p_holm=0.31, verdict="not significant")
     assert unclear.sentence == (
-        "Adding video to audio: no significant difference of accuracy (+9.6 points, 95 % CI +1.9 to +17.3, "
+        "Adding video to audio: no significant difference in accuracy (+9.6 points, 95 % CI +1.9 to +17.3, "
         "p = 0.31, Holm-corrected; the interval is not corrected for the number of tests): a+v against a"
     )
     alone = replace(unclear, interval=Interval(np.nan, np.nan)).sentence

@@ -72,10 +72,12 @@ def test_rows_of_some_sources_and_heads(four: Evaluation) -> None:
         f"{sources} softmax {level}" for sources in ("a", "a+b") for level in ("embedding", "logits")
     }
     assert {scored.result.sources for scored in choose_rows(four, ["c+d"]).table_rows} == {("c", "d")}
-    for only, heads in ((["x"], []), ([], ["x"])):
-        with pytest.raises(InputError, match="run one has no result of 'x'; it has: a, a\\+b, "):
+    level = choose_rows(four, ["a+b"], ["softmax"], ["logits"]).table_rows
+    assert [scored.result.name for scored in level] == ["a+b softmax logits"]
+    for only, heads, known in ((["x"], [], "a, a\\+b, "), ([], ["x"], "lightgbm|mean")):
+        with pytest.raises(InputError, match=f"run one has no result of 'x'; it has: {known}"):
             choose_rows(four, only, heads)
-    with pytest.raises(InputError, match="no result of the sources of --only under the heads of --head"):
+    with pytest.raises(InputError, match="no result of these sources, heads and levels"):
         choose_rows(four, ["a+b"], ["network"])
 
 

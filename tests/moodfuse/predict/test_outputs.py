@@ -138,7 +138,7 @@ def test_rows_of_other_settings_are_never_mixed(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(InputError, match="of another model .*, or choose another --output"):
         open_with(path, model="1" * 16)
-    with pytest.raises(InputError, match="another --threshold than 0.8; repeat that"):
+    with pytest.raises(InputError, match="another --threshold than 0.8; use that one"):
         open_with(path, threshold=0.8)
     assert path.read_bytes() == before
     assert open_with(path, threshold=0.75).done
