@@ -1,6 +1,6 @@
 # make demo    install and run the demo            make lint    static checks and import contracts
 # make test    install, lint and run the tests     make bench   run every benchmark in turn
-# make docs    build the documentation site           make docker  build the container, or run its steps
+# make docs    build the documentation site         make docker  build the container, or run its steps
 # make format  apply the formatter's rewrites      make clean   remove what was made (distclean: environments too)
 # make lock    resolve requirements.lock again from setup.py (UPGRADE=1 takes newer versions)
 # make test-newest, make test-lowest               run the tests with the newest and the lowest versions of setup.py
@@ -42,7 +42,7 @@ ifeq ($(VARIANT),cpu)
 	    echo 'The CPU wheels could not be installed (see above): they need uv and access to the package index of PyTorch. Run make without VARIANT=cpu to install the wheels of the default index.' >&2; exit 1; }
 else ifeq ($(LOCKED),1)
 	$(INSTALL) --require-hashes --requirement requirements.lock
-	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 else ifeq ($(LOCKED),lowest)
 	$(UV_PIP) --resolution lowest-direct --editable '.[dev]'
 else
