@@ -200,7 +200,8 @@ def rare_class_warning(labels: Labels, member: Labels, classes: Sequence[str]) -
     counted = format_group_count(groups[rarest], groups[rarest])
     covered = {name: _percent(share) for name, share in SIMULATED_RARE.items()}
     return (
-        f"the rarest class, {classes[rarest]!r}, has only {counted}: in simulations of such classes, the "
+        f"the class with the fewest groups, {classes[rarest]!r}, has only {counted}: in simulations of such "
+        "classes, the "
         f"95 % intervals covered the true value in {covered['macro_f1']} (macro F1) and {covered['auc']} "
         "(AUC) at worst"
     )

@@ -139,7 +139,7 @@ def test_rare_classes_are_warned_about_by_their_groups() -> None:
     labels = np.repeat([0, 1, 2], (60, 60, 9))
     in_threes = np.concatenate([np.arange(120), 120 + np.arange(9) // 3])
     warning = str(rare_class_warning(labels, in_threes, ("a", "b", "rare")))
-    assert warning.startswith("the rarest class, 'rare', has only 3 groups: in simulations")
+    assert warning.startswith("the class with the fewest groups, 'rare', has only 3 groups: in simulations")
     for name in ("macro_f1", "auc"):
         assert f"{SIMULATED_RARE[name]:.0%}".replace("%", " %") in warning
     assert "only 9 groups" in str(rare_class_warning(labels, np.arange(129), ("a", "b", "rare")))
@@ -183,5 +183,5 @@ def test_warnings_appear_where_simulations_show_them() -> None:
     assert score(labels, p, draws=2).notes == ()
     rare = np.repeat(np.arange(6), (48, 48, 48, 48, 45, 3))
     first, second = score(rare, np.eye(6)[rare] * 0.99 + 0.01 / 6, draws=2).notes
-    assert "rarest class, '5', has only 3 groups" in first
+    assert "fewest groups, '5', has only 3 groups" in first
     assert "log loss" in second
