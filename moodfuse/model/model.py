@@ -199,7 +199,7 @@ class Model:
         if on_error not in ("raise", "return"):
             raise InputError(f"on_error is {on_error!r}, expected 'raise' or 'return'")
         rows = []
-        for result in self.label((LabelRequest(fspath(path)) for path in paths), jobs=jobs, explain=False):
+        for result in self.label(paths, jobs=jobs, explain=False):
             if on_error == "return" and isinstance(result, Refusal):
                 log.warning("%s: %s", result.file, result.detail)
                 rows.append(np.full(len(self.classes), np.nan))

@@ -124,6 +124,9 @@ def test_refused_files_have_no_label_on_request(trained: Any, models: Models, tm
     assert model.predict([], on_error="return").shape == (0,)
     with pytest.raises(InputError, match="expected 'raise' or 'return'"):
         model.predict(files, on_error="ignore")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is one path; expected a list of paths"):
+        model.predict(files[0])
+    assert [result.file for result in model.label(files[:1])] == [str(files[0])]
 
 
 def test_a_model_shows_itself(models: Models) -> None:
