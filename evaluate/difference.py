@@ -217,7 +217,7 @@ def _find_options(run: Run, name: str) -> dict[tuple[str, str], Result]:
         known = ", ".join(dict.fromkeys("+".join(result.sources) for result in run.results))
         raise InputError(
             f"run {run.name} has no result {name!r}; expected a name such as {run.results[-1].name!r}, a CSV "
-            f"file, or sources: {known}"
+            f"file, sources ({known}), or another --run"
         )
     return {(plain_head(result.head), result.level): result for result in reversed(results)}
 

@@ -210,7 +210,7 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
         for inside in (plan == fold for fold in np.unique(plan))
     ]
     accuracies, sizes = np.array(fold_scores, dtype=np.float64).T
-    count, mean, repeats = len(accuracies), accuracies.mean(), right.mean(axis=1)
+    count, mean, repeats = len(accuracies), right.mean(), right.mean(axis=1)
     ci95 = UNDEFINED
     if np.ptp(accuracies) > 1e-12:  # equal folds do not show how much others would differ
         test_to_train = float(np.mean(sizes / np.maximum(right.shape[1] - sizes, 1)))
