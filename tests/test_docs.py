@@ -11,6 +11,7 @@ import click
 
 from moodfuse.cache.recipe import Tuning
 from moodfuse.cli import group
+from moodfuse.fuse.settings import resolve_heads
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +64,9 @@ def test_example_of_the_configuration_file_is_valid(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     file = tmp_path / "moodfuse.toml"
     file.write_text(re.findall(r"^```toml\n(.+?)^```", page, re.MULTILINE | re.DOTALL)[0], encoding="utf-8")
-    for name in tomllib.loads(file.read_text(encoding="utf-8")):
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    assert len(resolve_heads(tables["fuse"]["head"], tables["heads"])) == len(tables["fuse"]["head"])
+    for name in tables.keys() - {"heads"}:
         command = group.get_command(click.Context(group), name)
         assert command is not None
         files = [

@@ -222,7 +222,9 @@ def test_a_table_that_cannot_be_used(
 
 def test_unknown_names_list_the_known_ones(make_run: MakeRun) -> None:
     """A name with a typing error, and sources without a common head."""
-    with pytest.raises(InputError, match="no result 'c4d'; expected a name .*sources .c3d, i3d, c3d.i3d., or another --run$"):
+    with pytest.raises(
+        InputError, match="no result 'c4d'; expected a name .*sources .c3d, i3d, c3d.i3d., or another --run$"
+    ):
         compare(make_run(), "c4d", SECOND)
     with pytest.raises(InputError, match="have no head and level in common; name each result in full"):
         compare(make_run(), "c3d", "c3d+i3d")
