@@ -185,7 +185,10 @@ def open_output(
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
     if path.exists() and not journal.exists():
-        raise InputError(f"{path}: already exists without its {journal.name}; choose another --output")
+        raise InputError(
+            f"{path}: already exists, but not {journal.name}, from which predict resumes; "
+            "choose another --output"
+        )
     if settings.format == "parquet" and find_spec("pyarrow") is None:
         raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
     answers = _read_answers(journal) if journal.exists() else []
