@@ -43,8 +43,8 @@ from moodfuse.evaluate.scoring import check_input
 COMPARED = ("accuracy", "macro_f1", "auc", "log_loss")
 FROM_LABELS = COMPARED[:2]
 """The metrics of a system whose probabilities are not known."""
-_SUM_TOLERANCE = 0.01
-"""Rows of a CSV file may be rounded."""
+_ROUNDING = 0.01
+"""How far rounding may move the sum of the probabilities in a row of a CSV file."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +169,8 @@ def compare(
         else _from_elsewhere(run, given)
         for own, given in sides
     ]
+    if len(named) == 2 and systems[0].name == systems[1].name:
+        raise InputError(f"both sides are {systems[0].name}; name two results")
     labels = np.array([run.classes.index(label) for label in run.labels], dtype=np.int64)
     resamples = resample_groups(run.groups, draws=draws, seed=seed)
     known = [system.folds for system in systems if system.folds]
@@ -281,8 +283,10 @@ def read_predictions(run: Run, file: Path) -> tuple[Floats, bool]:
 
 
 def _read_probabilities(classes: Sequence[str], where: str, cells: dict[str, str]) -> Floats:
-    values = np.array([read_number(where, name, cells[name] or "nan") for name in classes], dtype=np.float64)
-    if (values < 0).any() or abs(values.sum() - 1) > _SUM_TOLERANCE:
+    if empty := [name for name in classes if not cells[name].strip()]:
+        raise InputError(f"{where}: {empty[0]} is empty; expected a probability")
+    values = np.array([read_number(where, name, cells[name]) for name in classes], dtype=np.float64)
+    if (values < 0).any() or abs(values.sum() - 1) > _ROUNDING:
         raise InputError(f"{where}: probabilities are {values.tolist()}; expected values >= 0 that sum to 1")
     return np.asarray(values / values.sum())
 

@@ -182,9 +182,9 @@ def score_resamples(
 
 @dataclass(frozen=True)
 class RepeatedScore:
-    """Mean accuracy over all folds of several plans, with the standard deviation of the plans.
+    """Accuracy and log loss as means over all clips and plans, with the standard deviation of the plans.
 
-    `log_loss` is the mean over all clips and plans.
+    `ci95` is the interval of the accuracy.
     """
 
     repeats: int

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from moodfuse.cache.terminal import wide_option
+from moodfuse.options import bootstrap_seed_option, draws_option
 
 
 @click.command("compare")
@@ -19,16 +20,8 @@ from moodfuse.cache.terminal import wide_option
     show_default=True,
     help="How to print.",
 )
-@click.option(
-    "--draws",
-    type=click.IntRange(min=1),
-    default=2000,
-    show_default=True,
-    help="Number of bootstrap resamples.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap."
-)
+@draws_option
+@bootstrap_seed_option
 @wide_option
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.terminal import ProgressBar, print_lines, report, wide_option
-from moodfuse.options import check_no_effect
+from moodfuse.options import bootstrap_seed_option, check_no_effect, draws_option
 
 if TYPE_CHECKING:
     from moodfuse.cache.runs import Run
@@ -45,16 +45,8 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
 )
 @click.option("--all-rows", is_flag=True, help="Show every result in the tables.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
-@click.option(
-    "--draws",
-    type=click.IntRange(min=1),
-    default=2000,
-    show_default=True,
-    help="Number of bootstrap resamples.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap."
-)
+@draws_option
+@bootstrap_seed_option
 @wide_option
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @click.argument("data", required=False, type=click.Path(path_type=Path))
@@ -111,7 +103,7 @@ def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
     from moodfuse.evaluate.rows import choose_rows
 
     if options["all_rows"] and (options["only"] or options["heads"] or options["levels"]):
-        raise click.UsageError("--all-rows shows every result; leave out --only and --head")
+        raise click.UsageError("--all-rows shows every result; leave out --only, --head and --level")
     published = find_published(options["compare"]) if options["compare"] else None
     cache = FeatureCache(cache_path)
     run, leaky = choose_runs(cache, options["run"], inflation=options["inflation"])

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.records import SAMPLE_RATE_HZ
 
-Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's models."""
@@ -139,7 +138,7 @@ class NetworkSpec:
     embedding_width: int  # of the embedding that enters the classifier
     frozen_width: int  # of the embedding at depth ``frozen``
     activation_width: int  # of the trunk's output
-    default_depth: Depth = "head"  # tuning depth unless a recipe sets it
+    default_depth: str = "head"  # tuning depth unless a recipe sets it
     has_weights: bool = True  # whether the trunk has weights, which depth ``full`` tunes
     has_replaced_layers: bool = False  # whether new layers stand between the trunk and the classifier
     min_crop_s: float | None = None  # shortest waveform that an audio network takes

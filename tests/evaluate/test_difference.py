@@ -75,7 +75,7 @@ def test_clips_that_changed(make_run: MakeRun) -> None:
         assert right == clip.label and clip.first != clip.second
         balance += 1 if clip.became == "right" else -1
     assert balance == round(36 * difference.accuracy.difference)
-    assert compare(run, FIRST, FIRST, draws=2).changed == ()
+    assert compare(run, run.results[0].probabilities, FIRST, draws=2).changed == ()
 
 
 def test_clips_of_another_run_are_matched_by_id(make_run: MakeRun) -> None:
@@ -161,6 +161,17 @@ def test_rows_of_a_data_frame_go_by_its_index(make_run: MakeRun) -> None:
     assert compare(run, FIRST, frame, draws=2).accuracy == expected.accuracy  # type: ignore[arg-type]
     with pytest.raises(InputError, match="probabilities are not numbers"):
         compare(run, FIRST, np.array(run.labels), draws=2)
+
+
+def test_what_cannot_be_compared_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    """A result with itself, and an empty cell of a CSV file."""
+    run = make_run()
+    with pytest.raises(InputError, match=f"both sides are {FIRST}; name two results"):
+        compare(run, FIRST, FIRST, draws=2)
+    rows = [[clip, 0.5, "", 0.5] for clip in run.ids]
+    file = write_table(tmp_path / "other.csv", ["id", "a", "b", "c"], rows)
+    with pytest.raises(InputError, match="line 2: b is empty; expected a probability"):
+        compare(run, FIRST, file, draws=2)
 
 
 def test_fold_plans_count_alike_against_given_predictions(make_run: MakeRun) -> None:
