@@ -24,11 +24,11 @@ def describe_statuses(statuses: Sequence[ClipStatus]) -> list[str]:
     if incomplete := sum(status.reason in ("no_audio", "no_video") for status in refused):
         hint = "add --missing impute to keep them"
         lines.append(f"{incomplete} of them have no audio or no video stream: {hint}")
-    alike: dict[str, list[str]] = defaultdict(list)
+    clips_of: dict[str, list[str]] = defaultdict(list)
     for status in statuses:
         if status.ok and status.detail:
-            alike[status.detail].append(status.clip.id)
-    for detail, names in alike.items():
+            clips_of[status.detail].append(status.clip.id)
+    for detail, names in clips_of.items():
         which = names[0] if len(names) == 1 else f"{len(names)} clips ({first_few(names)})"
         lines.append(f"WARNING {which}: {detail}")
     return lines

@@ -80,7 +80,7 @@ def to_dataframe(
         If pandas is not installed.
     """
     try:
-        pandas = import_module("pandas")  # not a dependency: whoever wants data frames has it
+        pandas = import_module("pandas")  # not a dependency of moodfuse
     except ImportError as error:
         raise InputError("to_dataframe needs pandas; run: pip install pandas") from error
     answers = (result.to_dict(threshold=threshold) for result in results)
