@@ -1,10 +1,12 @@
 """Small random models of each hub's library, saved as a user's download lies on disk."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -57,23 +59,24 @@ def save_timm(name: str, folder: Path) -> tuple[torch.nn.Module, Path]:
     return model, folder / "model.safetensors"
 
 
-def add_tiny_bundle() -> str:
-    """Add a small model to the bundles of torchaudio in this process, and return the source's name."""
+def add_tiny_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add the source `torchaudio:TINY`, a small model, until `monkeypatch` undoes it."""
     import torchaudio
 
     from moodfuse.extract.networks.hubs.torchaudio_speech import BUNDLES, Bundle
 
     sizes = {"encoder_embed_dim": 32, "encoder_num_layers": 2, "encoder_ff_interm_features": 48}
     convolutions = [(16, width, stride) for width, stride in ((10, 5), (3, 4), (3, 4), (2, 4))]
-    torchaudio.models.tiny = lambda: torchaudio.models.wav2vec2_model(
+    create = functools.partial(
+        torchaudio.models.wav2vec2_model,
         extractor_mode="group_norm", extractor_conv_layer_config=convolutions, extractor_conv_bias=False,
         encoder_projection_dropout=0.0, encoder_pos_conv_kernel=16, encoder_pos_conv_groups=4,
         encoder_num_heads=4, encoder_attention_dropout=0.0, encoder_ff_interm_dropout=0.0,
         encoder_dropout=0.0, encoder_layer_norm_first=False, encoder_layer_drop=0.0, aux_num_out=None,
         **sizes,
     )  # fmt: skip
-    BUNDLES["TINY"] = Bundle("tiny", "tiny.pth", 32, 2, 0.1, True)
-    return "torchaudio:TINY"
+    monkeypatch.setattr(torchaudio.models, "tiny", create, raising=False)
+    monkeypatch.setitem(BUNDLES, "TINY", Bundle("tiny", "tiny.pth", 32, 2, 0.1, True))
 
 
 def save_tiny_bundle(folder: Path) -> Path:

@@ -39,7 +39,9 @@ BLOCKS: dict[str, Callable[[Any], int]] = {
 
 
 @pytest.mark.parametrize("source", BLOCKS)
-def test_the_last_block_of_each_family_is_tuned(source: str, tmp_path: Path) -> None:
+def test_the_last_block_of_each_family_is_tuned(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its number of blocks is right; the last block and what is after it have gradients, the same ones with
     gradient checkpointing.
     """
@@ -48,7 +50,7 @@ def test_the_last_block_of_each_family_is_tuned(source: str, tmp_path: Path) -> 
         save_huggingface(source[3:], tmp_path)
         weights = tmp_path
     elif source.startswith("torchaudio:"):
-        add_tiny_bundle()
+        add_tiny_bundle(monkeypatch)
     network = create_network(source, num_classes=2, weights=weights)
     count = BLOCKS[source](network.body)
     assert len(network.blocks()) == count_blocks(source, network.spec.architecture) == count

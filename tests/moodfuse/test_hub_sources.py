@@ -37,21 +37,26 @@ FAMILIES: dict[str, Callable[[Path], object]] = {
 ROOT = Path(__file__).resolve().parents[2]
 WITH_TINY_BUNDLE = """
 import sys
+import pytest
 from hub_models import add_tiny_bundle
 from moodfuse.cli import main
-add_tiny_bundle()
+add_tiny_bundle(pytest.MonkeyPatch())
 main(sys.argv[1:])
 """
 
 
 @pytest.mark.parametrize("source", FAMILIES)
 def test_a_network_of_a_hub_goes_through_all_stages(
-    source: str, export: Callable[..., Path], dataset: Path, tmp_path: Path
+    source: str,
+    export: Callable[..., Path],
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its head is tuned and fused; a new process labels a file without cache and checkpoint."""
     (tmp_path / "download").mkdir()
     if source.startswith("torchaudio:"):  # the models of torchaudio take seconds a clip
-        add_tiny_bundle()
+        add_tiny_bundle(monkeypatch)
     model = export(source, tmp_path, FAMILIES[source](tmp_path / "download"))
     shutil.rmtree(tmp_path / "download")
     file = str(next((dataset / "clips").rglob("*.mp4")))
