@@ -13,7 +13,7 @@ import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from PIL import Image
 from moodfuse.cache.digests import digest16
 from moodfuse.cache.errors import DamagedPartError, InputError, MissingBlockError
 from moodfuse.cache.recipe import MODALITY_NAMES, Modality
-from moodfuse.cache.records import SAMPLE_RATE_HZ
+from moodfuse.cache.records import SAMPLE_RATE_HZ, FrameWindows
 from moodfuse.cache.storage.files import listing, quarantine
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
@@ -57,6 +57,8 @@ class Media:
         Height and width in pixels of the frames as decoded, where a rendition holds them smaller.
     other_waveforms : mapping of int to (ndarray, int)
         `waveform` and `waveform_samples` at other sampling rates, by rate in Hz.
+    other_frames : mapping of FrameWindows to (ndarray, ndarray)
+        `frames` and `frame_times_s` in short windows.
     """
 
     frames: np.ndarray
@@ -65,6 +67,7 @@ class Media:
     waveform_samples: int
     shape_hw: tuple[int, int] | None = None
     other_waveforms: Mapping[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+    other_frames: Mapping[FrameWindows, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def waveform_at(self, rate_hz: int) -> tuple[np.ndarray, int]:
         """The waveform at a sampling rate, and its number of samples that were in the file."""
@@ -74,18 +77,27 @@ class Media:
             raise InputError(f"the clip was not decoded at {rate_hz} Hz; add that to other_rates_hz")
         return self.other_waveforms[rate_hz]
 
+    def frames_in(self, windows: FrameWindows | None) -> tuple[np.ndarray, np.ndarray]:
+        """The frames in short windows, or for `None` those at even times, and their presentation times."""
+        if windows is None:
+            return self.frames, self.frame_times_s
+        if windows not in self.other_frames:
+            raise InputError(f"the clip was decoded without {windows}; add that to other_frames")
+        return self.other_frames[windows]
+
 
 @dataclass(frozen=True)
 class Rendition:
     """What is stored of clips, and how it is made.
 
     `modality` is ``"sound"`` or ``"picture"``; `rules` is everything that decides the bytes: decoder, sizes,
-    coding. `sample_rate_hz` is that of the audio.
+    coding. `sample_rate_hz` is that of the audio; `windows` are those of the frames, `None` for even times.
     """
 
     modality: Modality
     rules: str
     sample_rate_hz: int = SAMPLE_RATE_HZ
+    windows: FrameWindows | None = None
 
     @cached_property
     def name(self) -> str:
@@ -125,10 +137,13 @@ class MediaStore:
             if self.own.sample_rate_hz != SAMPLE_RATE_HZ:
                 attributes["sample_rate_hz"] = self.own.sample_rate_hz
             return write_clip_part(folder, digest, arrays, attributes, form=FORMAT, packed=("waveform",))
-        data, ends = encode_frames(media.frames)
-        frame_hw = media.frames.shape[1:3]
+        frames, times_s = media.frames_in(self.own.windows)
+        data, ends = encode_frames(frames)
+        frame_hw = frames.shape[1:3]
         attributes |= {"frame_hw": list(frame_hw), "shape_hw": list(media.shape_hw or frame_hw)}
-        arrays = {"frames_webp": data, "frames_webp_ends": ends, "frame_times_s": media.frame_times_s}
+        if self.own.windows is not None:
+            attributes["frame_windows"] = list(astuple(self.own.windows))
+        arrays = {"frames_webp": data, "frames_webp_ends": ends, "frame_times_s": times_s}
         return write_clip_part(folder, digest, arrays, attributes, form=FORMAT)
 
     def read(self, digest: str) -> Media:
@@ -152,6 +167,8 @@ def check_media(file: Path, arrays: Arrays, attributes: Attributes) -> None:
         dtypes = {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)}
         check_dtypes(file, arrays, dtypes)
         types = {"frame_hw": list, "shape_hw": list}
+        if "frame_windows" in attributes:
+            types["frame_windows"] = list
         edges = [0, *arrays["frames_webp_ends"].tolist()]
         is_complete = edges == sorted(edges) and edges[-1] == len(arrays["frames_webp"])
         if not is_complete or len(edges) != len(arrays["frame_times_s"]) + 1:
@@ -172,7 +189,15 @@ def _media_of(file: Path, arrays: Arrays, attributes: Attributes) -> Media:
         others = {rate_hz: (waveform, samples)}
         return Media(no_frames, np.zeros(0), np.zeros(0, np.float32), 0, other_waveforms=others)
     frames = decode_frames(arrays["frames_webp"], arrays["frames_webp_ends"], attributes["frame_hw"])
-    return Media(frames, arrays["frame_times_s"], np.zeros(0, np.float32), 0, tuple(attributes["shape_hw"]))
+    no_audio, shape_hw = np.zeros(0, np.float32), tuple(attributes["shape_hw"])
+    if "frame_windows" not in attributes:
+        return Media(frames, arrays["frame_times_s"], no_audio, 0, shape_hw)
+    try:
+        windows = FrameWindows(*attributes["frame_windows"])
+    except (TypeError, InputError) as error:
+        raise DamagedPartError(f"{file}: its frame_windows are not those of media ({error})") from error
+    others = {windows: (frames, arrays["frame_times_s"])}
+    return Media(frames[:0], np.zeros(0), no_audio, 0, shape_hw, other_frames=others)
 
 
 def read_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[int, int]] | None:
@@ -182,12 +207,18 @@ def read_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[
     ratio. `home` is ``<cache>/media``.
     """
     renditions = (read_clip_part(folder, digest, form=FORMAT, read=_media_of) for folder in listing(home))
-    videos = [media for media in renditions if media is not None and len(media.frames)]
+    videos = [
+        (frames, media.shape_hw)
+        for media in renditions
+        if media is not None
+        for frames in (media.frames, *(frames for frames, _ in media.other_frames.values()))
+        if len(frames)
+    ]
     if not videos:
         return None
-    largest = max(videos, key=lambda media: media.frames[0].size)
-    height, width = largest.shape_hw or largest.frames.shape[1:3]
-    return largest.frames[min(number, len(largest.frames) - 1)], (height, width)
+    frames, shape_hw = max(videos, key=lambda video: video[0][0].size)
+    height, width = shape_hw or frames.shape[1:3]
+    return frames[min(number, len(frames) - 1)], (height, width)
 
 
 # Frames as WebP; Pillow releases the interpreter lock while it codes

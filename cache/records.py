@@ -15,6 +15,54 @@ WINDOW_S = 30.0
 """Maximum length of a clip in seconds."""
 SAMPLE_RATE_HZ = 16_000
 """Sampling rate of the audio of every clip; networks may read it at other rates too."""
+FRAMES = 32
+"""Number of frames at even times of every clip; networks may read other frames too."""
+MAX_FRAMES = 1024
+
+
+@dataclass(frozen=True)
+class FrameWindows:
+    """Frames in short windows, one in the middle of each of `windows` equal parts of a clip.
+
+    A window has `frames` frames, ``1 / rate_hz`` seconds apart.
+    """
+
+    windows: int
+    frames: int
+    rate_hz: float
+
+    def __post_init__(self) -> None:
+        is_usable = (
+            type(self.windows) is int and self.windows > 0 and self.windows * self.frames <= MAX_FRAMES
+        )
+        if not (is_usable and 0 < self.rate_hz <= 1000):
+            raise InputError(
+                f"{self}; expected 1 window or more, at most {MAX_FRAMES} frames in all, and a rate of more "
+                "than 0 and at most 1000 per second"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.windows} windows of {self.frames} frames at {self.rate_hz:g} per second"
+
+    def times_s(self, start_s: float, end_s: float) -> np.ndarray:
+        """The times of the frames of a clip in seconds, window by window, float64 [windows * frames].
+
+        A window that would reach beyond the clip is moved into it; in a clip that is shorter than a window,
+        the last frame is repeated.
+        """
+        length_s = (self.frames - 1) / self.rate_hz
+        middles_s = start_s + (np.arange(self.windows) + 0.5) * ((end_s - start_s) / self.windows)
+        starts_s = np.clip(middles_s - length_s / 2, start_s, max(start_s, end_s - length_s))
+        times_s = starts_s[:, None] + np.arange(self.frames) / self.rate_hz
+        return np.minimum(times_s, end_s).reshape(-1)
+
+
+@dataclass(frozen=True)
+class ExtraMedia:
+    """What to decode of clips besides audio at 16 kHz and the frames at even times."""
+
+    rates_hz: tuple[int, ...] = ()
+    frames: tuple[FrameWindows, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,13 @@ class RecipeCommand(click.Command):
     help="Pretrained weights of a source: a name (moodfuse weights ls), file or folder; repeat for several.",
 )
 @click.option(
+    "--frames",
+    multiple=True,
+    metavar="SOURCE=FRAMES",
+    help="Frames that a video source reads: even (over the whole clip; the default), or windows:N[@RATE], N "
+    "short windows at a frame rate, whose embeddings are averaged; repeat for several.",
+)
+@click.option(
     "--device", default="auto", show_default=True, help="Device of the networks: auto, cpu or cuda."
 )
 @click.option(
@@ -180,6 +187,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         depth=depths.pop("", None),
         depths=depths,
         weights=_pairs("--weights", options["weights"]),
+        frames=_pairs("--frames", options["frames"]),
         device=options["device"],
         precision=options["precision"],
         compile=options["compiled"],

@@ -102,7 +102,7 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
         with torch.inference_mode(), autocast(recipe):
             return seconds_of(step, clip)
 
-    seconds = len(work.trunk) * pass_seconds(network.trunk) if work.trunk else 0.0
+    seconds = len(work.trunk) * pass_seconds(network.activations) if work.trunk else 0.0
     floats = len(work.trunk) * (network.spec.activation_width + network.spec.frozen_width)
     if work.body:
         floats += _count_values(network.parameters())
@@ -129,7 +129,8 @@ def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
     preprocessing = network.preprocessing
     if isinstance(preprocessing, AudioPreprocessing):
         return (round(crop_s * preprocessing.sample_rate_hz) or preprocessing.samples,)
-    return 3, preprocessing.frames, preprocessing.crop_px, preprocessing.crop_px
+    frames = preprocessing.frames * max(preprocessing.windows, 1)
+    return 3, frames, preprocessing.crop_px, preprocessing.crop_px
 
 
 def _count_values(parameters: Iterable["nn.Parameter"]) -> int:

@@ -14,7 +14,7 @@ from moodfuse.extract.recipe_files import (
     RecipeChoice,
     build_recipe,
     check_registered,
-    find_other_rates_hz,
+    find_extra_media,
     name_hf_sources,
 )
 from moodfuse.extract.training.tune_networks import save_body
@@ -45,6 +45,7 @@ def store_network(cache: FeatureCache, source: str) -> Recipe:
     recipe = build_recipe(choice.source(name), choice)
     network = make_network(recipe, choice.weights_of(name), num_classes=2)
     worker, block = SourceWorker(recipe, network), cache.block(source, "*")
+    extra = find_extra_media([recipe])
     for status in cache.clips_with(recipe)[:CHECKED_CLIPS]:
         clip = status.clip
         if not Path(clip.path).is_file():
@@ -54,7 +55,8 @@ def store_network(cache: FeatureCache, source: str) -> Recipe:
             start_s=clip.start_s,
             end_s=clip.end_s,
             short_side_px=SHORT_SIDE_PX,
-            other_rates_hz=find_other_rates_hz([recipe]),
+            other_rates_hz=extra.rates_hz,
+            other_frames=extra.frames,
         )
         ours = worker.frozen_rows(make_media(decoded))["embedding"]
         theirs = block.embedding[block.ids.index(clip.id)]

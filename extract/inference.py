@@ -55,6 +55,7 @@ def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Netwo
         )
         torch.manual_seed(derived_seed(recipe.seed, recipe.network, "classifier"))
         network.reset_classifier(num_classes)
+    network.preprocessing = read_preprocessing(recipe)
     if recipe.tunes_trunk:
         prepare_tuning(recipe, network)
     return place_network(recipe, network)
@@ -117,7 +118,7 @@ class SourceWorker:
         self.tuned: nn.Module = self.head if recipe.depth == "head" else network
         initial = {} if recipe.depth == "frozen" else self.tuned.state_dict()
         self._initial = {name: value.clone() for name, value in initial.items()}
-        self._trunk: Callable[[Tensor], Tensor] = network.trunk
+        self._trunk: Callable[[Tensor], Tensor] = network.activations
         self._whole: Callable[[Tensor], tuple[Tensor, Tensor]] = network
         if recipe.compile:
             check_compiler(
@@ -126,7 +127,7 @@ class SourceWorker:
                 otherwise="use one that does not",
             )
             # With fullgraph, torch raises an error where it cannot compile, instead of running it eagerly.
-            self._trunk = torch.compile(network.trunk, dynamic=False, fullgraph=True)
+            self._trunk = torch.compile(network.activations, dynamic=False, fullgraph=True)
             self._whole = torch.compile(network, dynamic=False, fullgraph=True)
         kept = _FRAMES_KEPT
         if isinstance(network.preprocessing, AudioPreprocessing):

@@ -24,7 +24,7 @@ from moodfuse.extract.dataset.ingest import DecodeSettings, decode_again, decode
 from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, make_media
 from moodfuse.extract.networks import Preprocessing, VideoPreprocessing
 from moodfuse.extract.pending import BlockWriter, Work, find_clips_to_decode
-from moodfuse.extract.recipe_files import find_other_rates_hz, read_preprocessing
+from moodfuse.extract.recipe_files import find_extra_media, read_preprocessing
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -64,24 +64,29 @@ def choose_rendition(preprocessing: Preprocessing) -> Rendition:
         if rate_hz == WAVEFORM.sample_rate_hz:
             return WAVEFORM
         return Rendition("sound", f"{DECODER}, sound at {rate_hz} Hz; float32", rate_hz)
-    short_side_px = preprocessing.resize_short_side_px or min(
-        preprocessing.resize_hw or (preprocessing.crop_px,)
-    )
-    if short_side_px >= SHORT_SIDE_PX:
-        return DECODED_FRAMES
+    windows = preprocessing.frame_windows
+    picture = f"{MEDIA_RULES}, picture" if windows is None else f"{MEDIA_RULES}, picture; {windows}"
+    if not _reads_smaller_frames(preprocessing):
+        return Rendition("picture", f"{picture}; {CODING}", windows=windows)
     if preprocessing.resize_hw is not None:
         size = "{}x{} px".format(*preprocessing.resize_hw)
     else:
         size = f"short side {preprocessing.resize_short_side_px} px"
     how = "antialiased" if preprocessing.antialias else "not antialiased"
-    rules = f"{MEDIA_RULES}, picture; where that is smaller resized to {size}, {how}; {CODING}"
-    return Rendition("picture", rules)
+    rules = f"{picture}; where that is smaller resized to {size}, {how}; {CODING}"
+    return Rendition("picture", rules, windows=windows)
+
+
+def _reads_smaller_frames(preprocessing: VideoPreprocessing) -> bool:
+    """Whether a network resizes frames to a shorter side than they are decoded at."""
+    resize_hw = preprocessing.resize_hw or (preprocessing.crop_px,)
+    return (preprocessing.resize_short_side_px or min(resize_hw)) < SHORT_SIDE_PX
 
 
 def choose_renditions(preprocessings: Iterable[Preprocessing]) -> dict[Rendition, Preprocessing]:
     """Return what to store for the networks of all sources, each with a network that it is made for.
 
-    Frames as decoded serve all video networks.
+    Frames as decoded serve all video networks that read them at even times.
     """
     chosen = {choose_rendition(preprocessing): preprocessing for preprocessing in preprocessings}
     if DECODED_FRAMES not in chosen:
@@ -89,14 +94,14 @@ def choose_renditions(preprocessings: Iterable[Preprocessing]) -> dict[Rendition
     return {
         rendition: preprocessing
         for rendition, preprocessing in chosen.items()
-        if rendition == DECODED_FRAMES or rendition.modality == "sound"
+        if rendition == DECODED_FRAMES or rendition.modality == "sound" or rendition.windows
     }
 
 
 def find_store(home: Path, preprocessing: Preprocessing) -> MediaStore:
     """Return the store of a network's clips in ``<cache>/media``: in its own rendition, or as decoded."""
     own = choose_rendition(preprocessing)
-    if own == DECODED_FRAMES or own.modality == "sound":
+    if own == DECODED_FRAMES or own.modality == "sound" or own.windows:
         return MediaStore(home, own)
     return MediaStore(home, own, DECODED_FRAMES)
 
@@ -104,17 +109,20 @@ def find_store(home: Path, preprocessing: Preprocessing) -> MediaStore:
 def render_media(media: Media, preprocessing: Preprocessing) -> Media:
     """Return a decoded clip in the rendition for a network; frames are never enlarged."""
     if not isinstance(preprocessing, VideoPreprocessing):
-        return replace(media, frames=media.frames[:0], frame_times_s=media.frame_times_s[:0])
-    media = replace(media, waveform=media.waveform[:0], waveform_samples=0, other_waveforms={})
-    if choose_rendition(preprocessing) == DECODED_FRAMES or not len(media.frames):
-        return media
-    from moodfuse.extract.media.preprocess import resized_frames, resized_hw  # imports torch
+        return replace(media, frames=media.frames[:0], frame_times_s=media.frame_times_s[:0], other_frames={})
+    windows = preprocessing.frame_windows
+    frames, times_s = media.frames_in(windows)
+    height, width = frames.shape[1:3]
+    if _reads_smaller_frames(preprocessing) and len(frames):
+        from moodfuse.extract.media.preprocess import resized_frames, resized_hw  # imports torch
 
-    height, width = media.frames.shape[1:3]
-    if np.prod(resized_hw(height, width, preprocessing)) >= height * width:
+        if np.prod(resized_hw(height, width, preprocessing)) < height * width:
+            frames = resized_frames(frames, preprocessing).permute(0, 2, 3, 1).contiguous().numpy()
+    media = Media(frames, times_s, np.zeros(0, np.float32), 0, (height, width))
+    if windows is None:
         return media
-    small = resized_frames(media.frames, preprocessing).permute(0, 2, 3, 1).contiguous().numpy()
-    return replace(media, frames=small, shape_hw=(height, width))
+    others = {windows: (frames, times_s)}
+    return replace(media, frames=frames[:0], frame_times_s=times_s[:0], other_frames=others)
 
 
 def open_source_media(cache: FeatureCache, recipe: Recipe) -> MediaStore:
@@ -129,7 +137,7 @@ class KeptMedia:
 
     def __init__(self, cache: FeatureCache, recipes: Sequence[Recipe], decoding: DecodeSettings) -> None:
         self.cache = cache
-        self.decoding = replace(decoding, on_decoded=self._keep, other_rates_hz=find_other_rates_hz(recipes))
+        self.decoding = replace(decoding, on_decoded=self._keep, extra=find_extra_media(recipes))
         kept = choose_renditions(read_preprocessing(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
@@ -209,7 +217,7 @@ class StreamedMedia:
             settings.rules,
             on_decoded=self._on_decoded,
             chunk=CLIPS_PER_PART,
-            other_rates_hz=find_other_rates_hz(recipes),
+            extra=find_extra_media(recipes),
         )
         self._trunks: dict[tuple[str, str], FrozenTrunk] = {}
         tuned_trunks = [read_preprocessing(recipe) for recipe in recipes if recipe.tunes_trunk]

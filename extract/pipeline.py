@@ -152,7 +152,8 @@ def _version_lines(cache: FeatureCache, recipes: Sequence[Recipe]) -> Iterator[s
 
 def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
     names = {name for source in sources for name in option_names(source)}
-    for option, values in (("--tune", choice.depths), ("--weights", choice.weights)):
+    options = {"--tune": choice.depths, "--weights": choice.weights, "--frames": choice.frames}
+    for option, values in options.items():
         if unused := sorted(set(values) - names):
             raise InputError(
                 f"{option} names {unused[0]!r}, not a source of this run ({', '.join(sources)}); "

@@ -14,12 +14,13 @@ from typing import Any
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.recipe import UNCORRECTED, Recipe, Tuning, last_blocks
-from moodfuse.cache.records import SAMPLE_RATE_HZ
+from moodfuse.cache.records import SAMPLE_RATE_HZ, ExtraMedia
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import (
     AudioPreprocessing,
     NetworkSpec,
     Preprocessing,
+    VideoPreprocessing,
     WeightsFacts,
     default_weights,
     is_registered,
@@ -41,20 +42,23 @@ _TABLES = ("frozen", "head", "full")
 _TRUNK_SETTINGS = ("layer_decay", "spec_augment", "gradient_checkpointing")
 FLOATS = ("layer_decay", "label_smoothing", "mixup", "spec_augment")
 _TOP_LEVEL = {"name", "description", "seed", "threads"}
+_FRAMES = re.compile(r"windows:([1-9][0-9]{0,3})(?:@([0-9]*\.?[0-9]+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """Which recipes, depths and weights the user chose.
+    """Which recipes, depths, weights and frames the user chose.
 
-    `depths` and `weights` are by source (``c3d@zhou2022-adam``) or by network (``c3d``, for all its sources).
+    `depths`, `weights` and `frames` are by source (``c3d@zhou2022-adam``) or by network (``c3d``, for all its
+    sources).
     """
 
     recipe: str = DEFAULT  # name, or path of a TOML file
     depth: str | None = None  # of all sources
     depths: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    frames: Mapping[str, str] = field(default_factory=dict)  # "even" or "windows:N[@RATE]"
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
@@ -79,6 +83,10 @@ class RecipeChoice:
     def depth_of(self, source: str) -> str | None:
         """The tuning depth that the user chose, or `None`."""
         return _value_of(self.depths, source) or self.depth
+
+    def frames_of(self, source: str) -> str | None:
+        """The frames that the user chose for a video source, or `None`."""
+        return _value_of(self.frames, source)
 
     def recipe_of(self, source: str) -> str:
         """Name or file of a source's recipe."""
@@ -122,7 +130,9 @@ def name_hf_sources(sources: Iterable[str], choice: RecipeChoice) -> tuple[tuple
             )
     depths = {split(source)[0]: depth for source, depth in choice.depths.items()}
     weights = {split(source)[0]: value for source, value in choice.weights.items()}
-    return tuple(name for name, _ in named), replace(choice, depths=depths, weights={**located, **weights})
+    frames = {split(source)[0]: value for source, value in choice.frames.items()}
+    choice = replace(choice, depths=depths, weights={**located, **weights}, frames=frames)
+    return tuple(name for name, _ in named), choice
 
 
 def _value_of(values: Mapping[str, str], source: str) -> str | None:
@@ -250,9 +260,10 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     # Settings of all models of a hub are in one table.
     keys = (network, network.partition(":")[0], OTHER)
     table: Mapping[str, Any] = next((tables[key] for key in keys if key in tables), {})
-    if unknown := sorted(set(table) - {"depth", *_TABLES}):
+    if unknown := sorted(set(table) - {"depth", "frames", *_TABLES}):
         raise InputError(
-            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(_TABLES)}"
+            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, frames, "
+            f"{', '.join(_TABLES)}"
         )
     depth = choice.depth_of(source) or table.get("depth", spec.default_depth)
     last = last_blocks(str(depth))
@@ -263,6 +274,9 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         raise InputError(f"--tune {source}={depth}: {spec.name} has no weights to tune; use frozen or head")
     if last is not None:
         _check_blocks(source, last, spec)
+    preprocessing = (spec if facts is None else facts).preprocessing
+    if frames := choice.frames_of(source) or table.get("frames"):
+        preprocessing = _choose_frames(source, frames, preprocessing, spec)
     device = resolve_device(choice.device)
     check_precision(choice.precision, device)
     if choice.compile:
@@ -272,7 +286,7 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         network=spec.name,
         network_version=spec.version,
         weights=facts.identity if facts is not None else "random" if spec.has_weights else "none",
-        preprocessing=canonical_json((spec if facts is None else facts).preprocessing.as_record()),
+        preprocessing=canonical_json(preprocessing.as_record()),
         depth=depth,
         tuning=None if depth == "frozen" else _read_tuning(source, depth, table, name, spec),
         embedding_tuned=tunes_trunk or (depth == "head" and spec.has_replaced_layers),
@@ -283,6 +297,27 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         architecture="" if facts is None else facts.architecture,
         seed=_whole_number(tables, "seed", 0, name),
     )
+
+
+def _choose_frames(
+    source: str, frames: object, preprocessing: Preprocessing, spec: NetworkSpec
+) -> Preprocessing:
+    """The preprocessing of a video source with the frames that the user or the recipe chose."""
+    where = f"--frames {source}={frames}"
+    if not isinstance(preprocessing, VideoPreprocessing):
+        raise InputError(f"{where}: {spec.name} reads audio; choose frames for video sources only")
+    match = _FRAMES.fullmatch(str(frames))
+    if frames == "even":
+        return preprocessing
+    if match is None:
+        raise InputError(f"{where}: expected even, windows:N or windows:N@RATE, such as windows:4@12.5")
+    rate_hz = float(match[2]) if match[2] else spec.frame_rate_hz
+    if rate_hz is None:
+        raise InputError(
+            f"{where}: the frame rate at which {spec.name} was trained is not known; add it, in frames per "
+            f"second, such as {frames}@12.5"
+        )
+    return replace(preprocessing, windows=int(match[1]), frame_rate_hz=rate_hz)
 
 
 def source_weights(source: str, choice: RecipeChoice) -> WeightsFacts | None:
@@ -346,8 +381,12 @@ def read_preprocessing(recipe: Recipe) -> Preprocessing:
     return preprocessing_from_record(json.loads(recipe.preprocessing))
 
 
-def find_other_rates_hz(recipes: Iterable[Recipe]) -> tuple[int, ...]:
-    """Return the sampling rates other than 16 kHz at which the networks of recipes read audio, sorted."""
+def find_extra_media(recipes: Iterable[Recipe]) -> ExtraMedia:
+    """What the networks of recipes read besides audio at 16 kHz and frames at even times."""
     inputs = [read_preprocessing(recipe) for recipe in recipes]
     rates_hz = {audio.sample_rate_hz for audio in inputs if isinstance(audio, AudioPreprocessing)}
-    return tuple(sorted(rates_hz - {SAMPLE_RATE_HZ}))
+    frames = {video.frame_windows for video in inputs if isinstance(video, VideoPreprocessing)}
+    return ExtraMedia(
+        tuple(sorted(rates_hz - {SAMPLE_RATE_HZ})),
+        tuple(sorted((windows for windows in frames if windows), key=str)),
+    )

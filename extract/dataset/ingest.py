@@ -15,7 +15,7 @@ from pathlib import Path
 from moodfuse.cache.audits import ClipMarks, MarkStore
 from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.folds import join_groups
-from moodfuse.cache.records import Clip, ClipStatus, Outcome
+from moodfuse.cache.records import Clip, ClipStatus, ExtraMedia, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.terminal import track
 from moodfuse.extract.dataset.fingerprints import find_audio_peaks, hash_frames
@@ -45,7 +45,7 @@ class DecodeSettings:
     stream.
 
     `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache
-    take different chunks of `chunk` clips. Audio is decoded at `other_rates_hz` too, for `on_decoded`.
+    take different chunks of `chunk` clips. `extra` is decoded too, for `on_decoded`.
     """
 
     jobs: int
@@ -53,7 +53,7 @@ class DecodeSettings:
     rules: ReadingRules = field(default_factory=ReadingRules)
     on_decoded: Callable[[str, Clip, DecodedClip], None] | None = None
     chunk: int = 8
-    other_rates_hz: tuple[int, ...] = ()
+    extra: ExtraMedia = field(default_factory=ExtraMedia)
 
 
 @lru_cache(1)  # it remembers the marks of the clips that were decoded last
@@ -178,7 +178,7 @@ def decode_clips(
                     SHORT_SIDE_PX,
                     decoding.impute,
                     allow_partial=decoding.rules.allow_partial,
-                    other_rates_hz=decoding.other_rates_hz,
+                    extra=decoding.extra,
                 )
                 keys[request] = key
                 yield request

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from moodfuse.cache.records import SAMPLE_RATE_HZ, WINDOW_S
+from moodfuse.cache.records import SAMPLE_RATE_HZ, WINDOW_S, ExtraMedia, FrameWindows
 from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media
 from moodfuse.extract.media.decoders import (
     Extent,
     FrameDecoder,
+    Frames,
     WaveformDecoder,
     compute_preroll_s,
     decode_streams,
@@ -64,6 +65,8 @@ class DecodedClip:
         How much of its video and audio was decoded. Only `allow_partial` accepts less than 95 %.
     other_waveforms : mapping of int to (ndarray, int)
         `waveform` and `waveform_samples` at the other sampling rates that were asked for, by rate in Hz.
+    other_frames : mapping of FrameWindows to (ndarray, ndarray)
+        `frames` and `frame_times_s` in the short windows that were asked for.
     """
 
     frames: np.ndarray
@@ -76,6 +79,7 @@ class DecodedClip:
     missing: str = ""
     extents: tuple[Extent, ...] = ()
     other_waveforms: Mapping[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+    other_frames: Mapping[FrameWindows, Frames] = field(default_factory=dict)
 
     @property
     def partial(self) -> str:
@@ -98,6 +102,7 @@ def make_media(decoded: DecodedClip) -> "Media":
         decoded.waveform,
         decoded.waveform_samples,
         other_waveforms=decoded.other_waveforms,
+        other_frames=decoded.other_frames,
     )
 
 
@@ -112,7 +117,7 @@ class DecodeRequest:
     allow_missing: bool = False
     allow_partial: bool = False
     threads: int = 1
-    other_rates_hz: tuple[int, ...] = ()
+    extra: ExtraMedia = field(default_factory=ExtraMedia)
 
     def __post_init__(self) -> None:
         if self.short_side_px is not None and self.short_side_px < 2:
@@ -134,6 +139,7 @@ def read_clip(
     allow_missing: bool = False,
     allow_partial: bool = False,
     other_rates_hz: Sequence[int] = (),
+    other_frames: Sequence[FrameWindows] = (),
 ) -> DecodedClip:
     """Decode the frames and the waveform of a window of a media file.
 
@@ -154,6 +160,8 @@ def read_clip(
         Accept a window if less than 95 % of it can be decoded; `partial` of the clip describes it.
     other_rates_hz : sequence of int
         Sampling rates in Hz at which to return the audio too, each resampled from the rate of the file.
+    other_frames : sequence of FrameWindows
+        Frames to return too, in short windows.
 
     Raises
     ------
@@ -168,7 +176,7 @@ def read_clip(
         allow_missing,
         allow_partial,
         threads,
-        tuple(other_rates_hz),
+        ExtraMedia(tuple(other_rates_hz), tuple(other_frames)),
     )
     return decode_request(request)
 
@@ -181,9 +189,9 @@ def decode_request(request: DecodeRequest) -> DecodedClip:
                 request.path, threads=request.threads, allow_missing=request.allow_missing
             ) as media:
                 window = settle_window(media, request.start_s, request.end_s)
-                video = (
-                    FrameDecoder(media, window, request.short_side_px) if media.video is not None else None
-                )
+                video = None
+                if media.video is not None:
+                    video = FrameDecoder(media, window, request.short_side_px, request.extra.frames)
                 audio = WaveformDecoder(media, window) if media.audio is not None else None
                 decoders = [decoder for decoder in (video, audio) if decoder is not None]
                 if decode_streams(decoders, media, 0.0 if from_start else compute_preroll_s(window[0])):
@@ -226,12 +234,13 @@ def assemble_clip(
 ) -> DecodedClip:
     """Return what both decoders hold; `None` stands for a stream that the file does not have."""
     frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
-    rates_hz = (SAMPLE_RATE_HZ, *request.other_rates_hz)
+    rates_hz = (SAMPLE_RATE_HZ, *request.extra.rates_hz)
+    other_frames: Mapping[FrameWindows, Frames] = {}
     missing, extents = "", []
     try:
         if video is None:
             raise MediaError("no_video", media.path)
-        frames, times_s, extent = video.result(allow_partial=request.allow_partial)
+        (frames, times_s), other_frames, extent = video.result(allow_partial=request.allow_partial)
         extents.append(extent)
     except MediaError as error:
         if not (request.allow_missing and error.code == "no_video"):
@@ -248,5 +257,14 @@ def assemble_clip(
         missing, waveforms = "sound", {rate_hz: (silence(rate_hz), 0) for rate_hz in rates_hz}
     waveform, samples = waveforms.pop(SAMPLE_RATE_HZ)
     return DecodedClip(
-        frames, times_s, waveform, samples, *window, media.facts(), missing, tuple(extents), waveforms
+        frames,
+        times_s,
+        waveform,
+        samples,
+        *window,
+        media.facts(),
+        missing,
+        tuple(extents),
+        waveforms,
+        other_frames,
     )

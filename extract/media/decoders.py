@@ -1,12 +1,12 @@
-"""Decode the streams of an open media file: the 32 frames of a window, and its waveform.
+"""Decode the streams of an open media file: the frames of a window, and its waveform.
 
-Of 32 equal intervals of a window, the frame on screen at the middle of each is taken: the last frame with
-presentation time <= the middle, or the first of the file where there is none yet. Sample 0 of the waveform is
-at the window's start; after its end there are zeros.
+The frames are those on screen at the middles of 32 equal intervals of the window, and at other times that are
+asked for: the last frame with presentation time <= that time, or the first of the file where there is none
+yet. Sample 0 of the waveform is at the window's start; after its end there are zeros.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,16 @@ from av.audio.plane import AudioPlane
 from av.video.reformatter import Interpolation
 from PIL import Image
 
-from moodfuse.cache.records import WINDOW_S
+from moodfuse.cache.records import FRAMES, WINDOW_S, FrameWindows
 from moodfuse.extract.media.container import MediaFile, check_audio_format, check_frame_size
 from moodfuse.extract.media.limits import COMPLETE, SLACK_S, MediaError
 from moodfuse.extract.media.packets import seconds
 
 PREROLL_S = 1.0
-FRAMES = 32
 TAIL_S = 0.1
 JUMP_S = 0.05
+Frames = tuple[np.ndarray, np.ndarray]
+"""Frames, uint8 [T, H, W, 3], and their presentation times in seconds, float64 [T]."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,24 @@ def time_frame(frame: Any, media: MediaFile) -> DecodedFrame | None:
 
 
 class FrameDecoder(StreamDecoder):
-    """Keeps the frames that are on screen at the 32 middles of a window; only those are converted to RGB."""
+    """Keeps the frames on screen at the 32 middles of a window and at the times of `others`.
 
-    def __init__(self, media: MediaFile, window: tuple[float, float], short_side_px: int | None) -> None:
+    Only those are converted to RGB.
+    """
+
+    def __init__(
+        self,
+        media: MediaFile,
+        window: tuple[float, float],
+        short_side_px: int | None,
+        others: Sequence[FrameWindows] = (),
+    ) -> None:
         super().__init__(media, media.video)
         self.window, self.short_side_px = window, short_side_px
-        self.targets_s = compute_middles_s(*window)
-        self.times_s = np.zeros(FRAMES)
+        self.middles_s = compute_middles_s(*window)
+        self.others_s = {other: other.times_s(*window) for other in others}
+        self.targets_s = np.unique(np.concatenate([self.middles_s, *self.others_s.values()]))
+        self.times_s = np.zeros(len(self.targets_s))
         self.selected: list[np.ndarray] = []
         self.size_hw: tuple[int, int] | None = None
         self.current: DecodedFrame | None = None
@@ -226,10 +238,10 @@ class FrameDecoder(StreamDecoder):
         self.current = frame
         self.in_window += frame.time_s >= self.window[0]
         self.failures += frame.is_corrupt and frame.time_s >= self.window[0]
-        self.done = len(self.selected) == FRAMES
+        self.done = len(self.selected) == len(self.targets_s)
 
     def _select_until(self, time_s: float) -> None:
-        """Select the current frame for every middle before `time_s`."""
+        """Select the current frame for every target before `time_s`."""
         count = int(np.searchsorted(self.targets_s, time_s - 1e-9, side="left"))
         start = len(self.selected)
         if self.current is not None and count > start:
@@ -237,8 +249,8 @@ class FrameDecoder(StreamDecoder):
             self.times_s[start:count] = self.current.time_s
             self.selected += [self.current.to_rgb(self.size_hw)] * (count - start)
 
-    def result(self, *, allow_partial: bool) -> tuple[np.ndarray, np.ndarray, Extent]:
-        """Return frames, times and how much was decoded."""
+    def result(self, *, allow_partial: bool) -> tuple[Frames, dict[FrameWindows, Frames], Extent]:
+        """Return the frames at the middles, those of `others`, and how much was decoded."""
         path = self.media.path
         first_s, last_s = self.media.span_s(self.stream)
         if last_s <= self.window[0] or first_s >= self.window[1]:
@@ -254,7 +266,13 @@ class FrameDecoder(StreamDecoder):
         if self.failures > (1 - COMPLETE) * total + 1:
             raise MediaError("decode_failed", path, f"{self.failures} of {total} frames are damaged")
         self._select_until(math.inf)
-        return np.stack(self.selected), self.times_s, extent
+        others = {other: self._frames_at(times_s) for other, times_s in self.others_s.items()}
+        return self._frames_at(self.middles_s), others, extent
+
+    def _frames_at(self, targets_s: np.ndarray) -> Frames:
+        """Return the frames selected for some of the targets."""
+        numbers = np.searchsorted(self.targets_s, targets_s)
+        return np.stack([self.selected[number] for number in numbers]), self.times_s[numbers]
 
 
 class WaveformDecoder(StreamDecoder):

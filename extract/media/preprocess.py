@@ -36,7 +36,8 @@ class InputMaker:
     def __call__(self, media: Media, *, generator: torch.Generator | None = None) -> Tensor:
         """Return the input without the batch axis: as embedded, or augmented where a generator is given."""
         if isinstance(self.preprocessing, VideoPreprocessing):
-            return video_input(media.frames, self.preprocessing, generator=generator)
+            frames, _ = media.frames_in(self.preprocessing.frame_windows)
+            return video_input(frames, self.preprocessing, generator=generator)
         waveform, _ = media.waveform_at(self.preprocessing.sample_rate_hz)
         if generator is None:
             return audio_input(waveform, self.preprocessing)
@@ -47,18 +48,19 @@ class InputMaker:
 def video_input(
     frames: np.ndarray, preprocessing: VideoPreprocessing, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Resize, crop and normalise the frames of one clip, uint8 [T, H, W, 3], RGB, at even times.
+    """Resize, crop and normalise the frames of one clip, uint8 [T, H, W, 3], RGB, in order of time.
 
-    Returns float32 [3, T', S, S], contiguous, with ``T' = min(T, preprocessing.frames)`` and
-    ``S = preprocessing.crop_px``; augmented if there is a generator. Raises `InputError` if the frames have
-    another shape or type.
+    Returns float32 [3, T', S, S], contiguous, with ``T' = min(T, preprocessing.frames)``, or ``T' = T`` where
+    the frames are those of windows, and ``S = preprocessing.crop_px``; augmented if there is a generator.
+    Raises `InputError` if the frames have another shape or type.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise InputError(
             f"frames are {frames.dtype} of shape {list(frames.shape)}, expected uint8 [T, H, W, 3] in RGB"
         )
-    chosen = frame_indices(len(frames), min(len(frames), preprocessing.frames), generator)
-    pixels = resized_frames(frames[chosen], preprocessing)
+    if not preprocessing.windows:
+        frames = frames[frame_indices(len(frames), min(len(frames), preprocessing.frames), generator)]
+    pixels = resized_frames(frames, preprocessing)
     height, width = pixels.shape[2:]
     side = preprocessing.crop_px
     top, left, mirrored = _crop_position(height - side, width - side, generator, preprocessing.centre)

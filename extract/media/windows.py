@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import av
 import numpy as np
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.records import WINDOW_S
+from moodfuse.cache.records import WINDOW_S, ExtraMedia
 from moodfuse.extract.media.container import MediaFile, open_media
 from moodfuse.extract.media.decode import (
     DecodedClip,
@@ -68,7 +68,7 @@ class WindowRequest:
     hop_s: float
     short_side_px: int | None = None
     allow_missing: bool = False
-    other_rates_hz: tuple[int, ...] = ()
+    extra: ExtraMedia = field(default_factory=ExtraMedia)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.hop_s) and self.hop_s > 0):
@@ -82,7 +82,7 @@ class WindowRequest:
             window.end_s,
             self.short_side_px,
             allow_missing=self.allow_missing,
-            other_rates_hz=self.other_rates_hz,
+            extra=self.extra,
         )
 
 
@@ -181,7 +181,7 @@ class SinglePassReader(StreamDecoder):
     def _begin_window(self, window: Window) -> None:
         """Activate the next window, with the frame that is on screen as it starts."""
         borders = settle_window(self.media, window.start_s, window.end_s)
-        video = FrameDecoder(self.media, borders, self.request.short_side_px)
+        video = FrameDecoder(self.media, borders, self.request.short_side_px, self.request.extra.frames)
         if self.last is not None:
             video.show(self.last)
         self.active.append(video)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from moodfuse.extract.networks.registry import NetworkSpec, Preprocessing, import_object, network_spec
+from moodfuse.extract.networks.registry import (
+    NetworkSpec,
+    Preprocessing,
+    VideoPreprocessing,
+    import_object,
+    network_spec,
+)
 
 CLASSIFIER_STD = 0.01
 CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -63,6 +69,18 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def activations(self, x: Tensor) -> Tensor:
+        """The activations of the trunk, averaged over the windows of each clip if there are any.
+
+        With windows, a batch of videos is ``[N, 3, windows * T, H, W]``.
+        """
+        windows = self.preprocessing.windows if isinstance(self.preprocessing, VideoPreprocessing) else 0
+        if not windows:
+            return self.trunk(x)
+        clips = len(x)
+        x = x.unflatten(2, (windows, -1)).transpose(1, 2).flatten(0, 1)
+        return self.trunk(x).unflatten(0, (clips, windows)).mean(dim=1)
+
     def pool_frozen(self, activation: Tensor) -> Tensor:
         """The embedding ``[N, frozen_width]`` at depth ``frozen``, from the activations."""
         return activation
@@ -76,7 +94,7 @@ class Network(nn.Module):
         """Embedding ``[N, embedding_width]`` and logits ``[N, num_classes]``, float32, of a batch."""
         if self.spec.modality == "audio" and not self.has_spectrogram:
             x = self.mask(x.unsqueeze(1), axes=1).squeeze(1)
-        embedding = self.embed(self.trunk(x))
+        embedding = self.embed(self.activations(x))
         return embedding, self.classifier(embedding).float()
 
     def mask(self, x: Tensor, *, axes: int = 2) -> Tensor:

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal, get_args
 
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.records import SAMPLE_RATE_HZ
+from moodfuse.cache.records import FRAMES, SAMPLE_RATE_HZ, FrameWindows
 
 Modality = Literal["video", "audio"]
 TORCHVISION = "torchvision:"
@@ -35,7 +35,9 @@ class VideoPreprocessing:
     """
 
     crop_px: int  # side of the square crop, taken after resizing
-    frames: int = 32  # at the middles of this many equal intervals of a clip
+    frames: int = FRAMES  # at the middles of this many equal intervals of a clip, or of each window
+    windows: int = 0  # number of short windows that are embedded on their own and averaged; 0: none
+    frame_rate_hz: float = 0.0  # of the frames of a window
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear uint8"
@@ -60,10 +62,20 @@ class VideoPreprocessing:
             raise ValueError(
                 f"crop_px {self.crop_px} does not fit into frames resized to a short side of {short_side_px}"
             )
+        if self.windows:
+            FrameWindows(self.windows, self.frames, self.frame_rate_hz)
+
+    @property
+    def frame_windows(self) -> FrameWindows | None:
+        """The short windows whose frames the network reads; `None` if it reads frames at even times."""
+        return FrameWindows(self.windows, self.frames, self.frame_rate_hz) if self.windows else None
 
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""
-        return {"kind": "video", **_json_fields(self)}
+        record = {"kind": "video", **_json_fields(self)}
+        if not self.windows:  # digests are older than these settings
+            del record["windows"], record["frame_rate_hz"]
+        return record
 
     def __str__(self) -> str:
         resize = f"short side {self.resize_short_side_px}"
@@ -71,8 +83,9 @@ class VideoPreprocessing:
             resize = "x".join(str(side) for side in self.resize_hw)
         mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         filter_name = "" if self.interpolation == "bilinear uint8" else f" {self.interpolation}"
+        frames = self.frame_windows or f"{self.frames} frames"
         return (
-            f"{self.frames} frames, {resize} px{filter_name}{' antialiased' if self.antialias else ''}, crop "
+            f"{frames}, {resize} px{filter_name}{' antialiased' if self.antialias else ''}, crop "
             f"{self.crop_px}x{self.crop_px}, {self.channel_order} x {self.scale:.4g} - {mean}, / {std}"
         )
 
@@ -139,6 +152,7 @@ class NetworkSpec:
     frozen_width: int  # of the embedding at depth ``frozen``
     activation_width: int  # of the trunk's output
     default_depth: str = "head"  # tuning depth unless a recipe sets it
+    frame_rate_hz: float | None = None  # at which a video network was trained, where one is known
     has_weights: bool = True  # whether the trunk has weights, which depth ``full`` tunes
     has_replaced_layers: bool = False  # whether new layers stand between the trunk and the classifier
     min_crop_s: float | None = None  # shortest waveform that an audio network takes
@@ -202,6 +216,7 @@ _TABLE = (
         embedding_width=1024,
         frozen_width=1024,
         activation_width=1024,
+        frame_rate_hz=25.0,  # Carreira and Zisserman 2017, arXiv 1705.07750
         version=2,
     ),
     NetworkSpec(

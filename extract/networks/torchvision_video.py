@@ -56,6 +56,7 @@ def torchvision_spec(network: str) -> NetworkSpec:
         embedding_width=width,
         frozen_width=width,
         activation_width=width,
+        frame_rate_hz=7.5 if network.startswith(f"{TORCHVISION}mvit") else 15.0,  # as torchvision documents
         version=2,
     )
 

@@ -28,7 +28,7 @@ from moodfuse.extract.decoding import (
     make_media,
     read_windows_in_worker,
 )
-from moodfuse.extract.recipe_files import find_other_rates_hz
+from moodfuse.extract.recipe_files import find_extra_media
 from moodfuse.fuse.inference import Fusion, NetworkOutput
 from moodfuse.model.folder import ModelCard, ModelError, check_files, read_card, read_fusion
 from moodfuse.model.predictions import (
@@ -77,7 +77,7 @@ class Model:
         self.folder, self.card, self.fusion, self.limits = folder, card, fusion, limits
         self._sources = tuple(sources)
         self._accepts_missing = card.impute or len(card.modalities) == 1
-        self._other_rates_hz = find_other_rates_hz(source.recipe for source in sources)
+        self._extra = find_extra_media(source.recipe for source in sources)
 
     @classmethod
     def load(
@@ -254,7 +254,7 @@ class Model:
                     SHORT_SIDE_PX,
                     allow_missing=self._accepts_missing,
                     allow_partial=rules.allow_partial,
-                    other_rates_hz=self._other_rates_hz,
+                    extra=self._extra,
                 )
                 for request in to_decode
             ),
@@ -276,7 +276,7 @@ class Model:
                 yield Refusal(request.file, NO_NUMBERS, str(error), "", *window, self.id)
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
-        """Label a clip, decoded with a short side of `SHORT_SIDE_PX` and at all rates that sources read."""
+        """Label a clip, decoded with a short side of `SHORT_SIDE_PX` and with all that sources read."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
         fusion, media = self.fusion, make_media(clip)
         with _NETWORK_LOCK:
@@ -329,7 +329,7 @@ class Model:
         windows: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
-        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, self._accepts_missing, self._other_rates_hz)
+        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, self._accepts_missing, self._extra)
         for window, result in read_windows_in_worker(request, limits=limits or self.limits):
             windows.append((window.start_s, window.end_s))
             clip = self._check_modality(file, result)

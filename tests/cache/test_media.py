@@ -12,6 +12,7 @@ import pytest
 from moodfuse.cache.audits import ClipMarks, MarkStore
 from moodfuse.cache.errors import DamagedPartError, InputError, MissingBlockError
 from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frames, encode_frames, read_frame
+from moodfuse.cache.records import FrameWindows
 from moodfuse.cache.storage.parts import read_part, write_part
 from moodfuse.cache.store import FeatureCache
 
@@ -75,6 +76,27 @@ def test_audio_at_another_rate_is_a_rendition_of_its_own(tmp_path: Path) -> None
     for store, rate_hz in ((usual, 48_000), (other, 24_000)):
         with pytest.raises(InputError, match=f"not decoded at {rate_hz} Hz"):
             store.read(CLIP).waveform_at(rate_hz)
+
+
+def test_frames_of_short_windows_are_a_rendition_of_their_own(tmp_path: Path) -> None:
+    """A report's thumbnail comes from them where there are no others."""
+    windows = FrameWindows(2, 3, 12.5)
+    frames, times_s = pictures(6, 18, 32, 3), np.arange(6.0)
+    media = replace(decoded(18, 32), other_frames={windows: (frames, times_s)})
+    usual = MediaStore(tmp_path, PICTURE)
+    other = MediaStore(tmp_path, Rendition("picture", "w", windows=windows))
+    _, attributes = read_part(usual.write(CLIP, media))
+    assert "frame_windows" not in attributes
+    with pytest.raises(InputError, match="decoded without 2 windows of 3 frames at 12.5 per second"):
+        usual.read(CLIP).frames_in(windows)
+    (tmp_path / usual.own.name).rename(tmp_path.parent / "moved")
+    other.write(CLIP, media)
+    stored, stored_times_s = other.read(CLIP).frames_in(windows)
+    np.testing.assert_array_equal(stored, frames)
+    np.testing.assert_array_equal(stored_times_s, times_s)
+    frame = read_frame(tmp_path, CLIP, 16)
+    assert frame is not None and frame[1] == (18, 32)
+    np.testing.assert_array_equal(frame[0], frames[5])
 
 
 def test_another_rendition_is_read_where_a_clip_is_missing_in_the_own_one(tmp_path: Path) -> None:

@@ -72,12 +72,12 @@ class Runner:
     ) -> Extraction:
         """Extract; `self.lines` holds what was printed."""
         self.lines: list[str] = []
+        choice = RecipeChoice(recipe=str(self.recipe), depths=options.pop("depths", {}))  # type: ignore[arg-type]
         settings = ExtractSettings(
             data=self.data,
             cache=cache or self.cache,
             sources=sources,
-            recipes=RecipeChoice(recipe=str(self.recipe), depths=options.pop("depths", {})),  # type: ignore[arg-type]
-            **options,  # type: ignore[arg-type]
+            **{"recipes": choice, **options},  # type: ignore[arg-type]
         )
         return extract_features(settings, report=self.lines.append)
 

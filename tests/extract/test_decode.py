@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from moodfuse.cache.records import FrameWindows
 from moodfuse.extract.media.decode import DECODER, read_clip
 from moodfuse.extract.media.limits import REASONS, MediaError
 from moodfuse.extract.media.preprocess import resized_frames
@@ -81,6 +82,33 @@ def test_frames_are_those_of_the_middles(clip: Path, window: tuple[float, float]
     np.testing.assert_allclose(decoded.frame_times_s, numbers / FRAMES_PER_S, atol=1e-9)
     luma = decoded.frames.mean(axis=(1, 2, 3)) * 219 / 255 + 16
     np.testing.assert_allclose(luma, 20 + numbers * 2 % 200, atol=1.5)
+
+
+def test_frames_of_short_windows_are_those_of_their_times(clip: Path) -> None:
+    """The frames at even times keep their bits."""
+    windows, (start_s, end_s) = FrameWindows(2, 5, 10.0), (2.0, 7.0)
+    plain = read_clip(clip, start_s=start_s, end_s=end_s)
+    decoded = read_clip(clip, start_s=start_s, end_s=end_s, other_frames=[windows])
+    assert decoded.frames.tobytes() == plain.frames.tobytes() and not plain.other_frames
+    frames, times_s = decoded.other_frames[windows]
+    numbers = np.floor(windows.times_s(start_s, end_s) * FRAMES_PER_S + 1e-9)
+    np.testing.assert_allclose(times_s, numbers / FRAMES_PER_S, atol=1e-9)
+    luma = frames.mean(axis=(1, 2, 3)) * 219 / 255 + 16
+    np.testing.assert_allclose(luma, 20 + numbers * 2 % 200, atol=1.5)
+
+
+@pytest.mark.parametrize(
+    ("windows", "rate_hz", "end_s", "expected_s"),
+    [
+        (2, 10.0, 8.0, [1.9, 2.0, 2.1, 5.9, 6.0, 6.1]),
+        (2, 1.0, 5.0, [0.25, 1.25, 2.25, 2.75, 3.75, 4.75]),
+        (2, 1.0, 2.5, [0.0, 1.0, 2.0, 0.5, 1.5, 2.5]),  # moved into the clip
+        (1, 1.0, 1.5, [0.0, 1.0, 1.5]),  # the clip is shorter than the window
+    ],
+)
+def test_times_of_short_windows(windows: int, rate_hz: float, end_s: float, expected_s: list[float]) -> None:
+    times_s = FrameWindows(windows, 3, rate_hz).times_s(0.0, end_s)
+    np.testing.assert_allclose(times_s, expected_s, atol=1e-9)
 
 
 def test_before_the_first_frame_the_first_frame_is_shown(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from moodfuse.extract.media_supply import (
 )
 from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
 from moodfuse.extract.pipeline import RefusedClipsError
+from moodfuse.extract.recipe_files import RecipeChoice
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, Runner
 
@@ -147,6 +148,26 @@ def test_networks_of_other_sampling_rates(runner, all_depths, begun, tmp_path: P
         assert any(HIGH in name for name in theirs)
 
 
+def test_frames_of_short_windows(runner, all_depths, begun, tmp_path: Path) -> None:
+    """Kept or streamed, beside a network of even frames or alone: the same features; clips that are stored
+    with even frames only are decoded again.
+    """
+    runner.keep(4)
+    short, even = "frame-stats@zhou2022", "frame-stats"
+    shutil.copytree(all_depths.runner.cache, runner.cache)
+    begun.clear()
+    choice = RecipeChoice(recipe=str(runner.recipe), frames={short: "windows:2@5"})
+    runner(sources=(short, even), plan=FOLDS, recipes=choice)
+    assert len(begun) == 4 and not verify(runner.cache).faults
+    blocks = [runner.open().block(source, "*").embedding for source in (short, even)]
+    assert np.abs(blocks[0] - blocks[1]).max() > 0.01
+    for sources in ((short, even), (short,)):
+        streamed = Runner(runner.data, tmp_path / f"streamed{len(sources)}", runner.recipe)
+        streamed(sources=sources, plan=FOLDS, recipes=choice, keep_media=False)
+        theirs = files(streamed.cache, "features")
+        assert theirs and theirs.items() <= files(runner.cache, "features").items()
+
+
 def test_an_interrupted_streamed_run_decodes_only_the_rest(runner, all_depths, begun, monkeypatch) -> None:
     """Clips whose features are written are not decoded again; the result is that of an uninterrupted run."""
     for module in (media_supply, pending):
@@ -250,6 +271,9 @@ def test_each_network_has_the_smallest_rendition_that_serves_it() -> None:
     assert len({choose_rendition(item).name for item in (C3D, PORT, VISION, I3D, AUDIO)}) == 5
     assert set(choose_renditions([C3D, I3D, AUDIO])) == {WAVEFORM, DECODED_FRAMES}
     assert choose_rendition(SQUARE) == DECODED_FRAMES
+    short = replace(C3D, windows=2, frame_rate_hz=12.5)
+    assert set(choose_renditions([short, I3D])) == {choose_rendition(short), DECODED_FRAMES}
+    assert choose_rendition(replace(I3D, windows=2, frame_rate_hz=12.5)) != DECODED_FRAMES
 
 
 @pytest.mark.parametrize("size_hw", [(256, 344), (456, 256), (48, 64), (128, 176)])

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,19 @@ def test_features_of_new_weights(name: str, request: pytest.FixtureRequest) -> N
     torch.testing.assert_close(second, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
     assert float((first - second).abs().max()) > 0.01 * float(first.abs().max())
     assert all(0.05 < float(features.square().mean().sqrt()) < 20 for features in (first, second))
+
+
+def test_windows_of_a_clip_are_averaged() -> None:
+    """The activations are the mean of those of each window; clips keep their own."""
+    network = make("i3d")
+    network.preprocessing = replace(network.preprocessing, windows=2, frame_rate_hz=25.0)
+    x = torch.randn(2, 3, 16, 32, 32)
+    with torch.inference_mode():
+        activations = network.activations(x)
+        expected = (network.trunk(x[:, :, :8]) + network.trunk(x[:, :, 8:])) / 2
+        embedding, _ = network(x)
+    torch.testing.assert_close(activations, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embedding, activations, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

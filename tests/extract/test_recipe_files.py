@@ -1,12 +1,14 @@
 """Recipes by name and from files, for each source, or a message with what to change."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, option_names
+from moodfuse.extract.networks import Preprocessing
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, option_names, read_preprocessing
 
 NETWORKS = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
@@ -58,6 +60,33 @@ def test_last_blocks_are_tuned_with_the_settings_of_full() -> None:
     for depth in ("last:0", "imported"):
         with pytest.raises(InputError, match="unknown depth; known: frozen, head, full, last:N"):
             build_recipe("c3d", RecipeChoice(depth=depth))
+
+
+def test_video_sources_read_even_frames_or_short_windows(recipe_file) -> None:
+    """The option, or the recipe, chooses; the rate is that of the network unless one is given."""
+
+    def preprocessing(source: str, frames: str, recipe: str = "default") -> Preprocessing:
+        choice = RecipeChoice(recipe=recipe, depth="frozen", frames={source: frames} if frames else {})
+        return read_preprocessing(build_recipe(source, choice))
+
+    even = preprocessing("i3d", "")
+    assert preprocessing("i3d", "even") == even and "windows" not in even.as_record()
+    short = replace(even, windows=2, frame_rate_hz=25.0)
+    assert preprocessing("i3d", "windows:2") == short
+    assert preprocessing("i3d", "windows:2@12.5") == replace(short, frame_rate_hz=12.5)
+    assert preprocessing("torchvision:mvit_v2_s", "windows:1").frame_rate_hz == 7.5
+    file = recipe_file("short.toml", '[i3d]\nframes = "windows:2"\n')
+    assert preprocessing("i3d@short", "", file) == short
+    assert preprocessing("i3d@short", "even", file) == even
+    for source, frames, message in (
+        ("twodmcnn", "windows:2", "twodmcnn reads audio; choose frames for video sources only"),
+        ("c3d", "windows:2", "frame rate at which c3d was trained is not known; .* such as windows:2@12.5"),
+        ("i3d", "windows", r"expected even, windows:N or windows:N@RATE, such as windows:4@12.5"),
+        ("i3d", "windows:33", "33 windows of 32 frames at 25 per second; expected .* at most 1024 frames"),
+        ("i3d", "windows:2@0", "a rate of more than 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            preprocessing(source, frames)
 
 
 def test_sources_carry_their_recipe(recipe_file) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import ExtraMedia, FrameWindows
 from moodfuse.extract.media import windows as module
 from moodfuse.extract.media.decode import DecodedClip, read_clip
 from moodfuse.extract.media.limits import MediaError
@@ -63,8 +64,9 @@ def check_clips(results: Results, path: Path, **options: Any) -> list[str]:
 def content(clip: DecodedClip | MediaError) -> list[object]:
     if isinstance(clip, MediaError):
         return [clip.code, str(clip)]
-    values = [getattr(clip, field.name) for field in fields(clip) if field.name != "other_waveforms"]
-    values += [value for pair in clip.other_waveforms.values() for value in pair]
+    values = [getattr(clip, field.name) for field in fields(clip) if not field.name.startswith("other_")]
+    others = (*clip.other_waveforms.values(), *clip.other_frames.values())
+    values += [value for pair in others for value in pair]
     return [value.tobytes() if isinstance(value, np.ndarray) else repr(value) for value in values]
 
 
@@ -104,11 +106,13 @@ def test_every_window_is_what_read_clip_gives(
     video: Path, hop_s: float, short_side_px: int | None, first: int
 ) -> None:
     """Also where the pass begins in the middle of the file."""
-    request = WindowRequest(video, hop_s, short_side_px, other_rates_hz=(24_000,))
+    frames = FrameWindows(2, 3, 5.0)
+    request = WindowRequest(video, hop_s, short_side_px, extra=ExtraMedia((24_000,), (frames,)))
     windows = plan_windows(request)
     assert [window.number for window in windows] == list(range(len(windows)))
     results = list(read_windows(request, windows[first:]))
-    assert not any(check_clips(results, video, short_side_px=short_side_px, other_rates_hz=(24_000,)))
+    others = {"other_rates_hz": (24_000,), "other_frames": (frames,)}
+    assert not any(check_clips(results, video, short_side_px=short_side_px, **others))
     assert len(results) == len(windows) - first
 
 

@@ -45,12 +45,20 @@ def make_dataset(folder: Path) -> None:
 
 
 def export_model(
-    dataset: Path, source: str, folder: Path, weights: object = None, depth: str = "head"
+    dataset: Path,
+    source: str,
+    folder: Path,
+    weights: object = None,
+    depth: str = "head",
+    others: tuple[str, ...] = (),
 ) -> Path:
-    """Tune a source, fuse it with the frozen network, and export the model into `folder`."""
+    """Tune a source, fuse it with the frozen network, and export the model into `folder`.
+
+    `others` are more options of `extract`.
+    """
     cache = shutil.copytree(dataset / "work", folder / "work")
     options = ["--source", source, "--tune", f"{source}={depth}", "--for-export", "--jobs", 1]
-    options += ["--recipe", dataset / "tiny.toml"]
+    options += ["--recipe", dataset / "tiny.toml", *others]
     if weights is not None:
         options += ["--weights", f"{source}={weights}"]
     run("extract", dataset / "clips/clips.csv", "--cache", cache, *options)

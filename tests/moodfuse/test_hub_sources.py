@@ -78,6 +78,24 @@ def test_a_network_of_a_hub_goes_through_all_stages(
     np.testing.assert_allclose(predicted, expected, atol=1e-6)
 
 
+def test_short_windows_go_through_all_stages(
+    export: Callable[..., Path], dataset: Path, tmp_path: Path
+) -> None:
+    """The model reads them as well, in a whole file and in a window that moves over it."""
+    folder = export("frame-stats", tmp_path, others=("--frames", "frame-stats=windows:2@10"))
+    (recipe,) = (
+        entry["recipe"]
+        for entry in json.loads((folder / "model.json").read_text())["sources"]
+        if entry["recipe"]["source"] == "frame-stats"
+    )
+    preprocessing = json.loads(recipe["preprocessing"])
+    assert (preprocessing["windows"], preprocessing["frame_rate_hz"]) == (2, 10.0)
+    file = str(next((dataset / "clips").rglob("*.mp4")))
+    model = Model.load(folder)
+    (over_time,) = model.timeline(file).probabilities
+    np.testing.assert_array_equal(over_time, model.predict_proba([file])[0])
+
+
 @pytest.mark.parametrize("source", ["hf:clip", "hf:wavlm"])
 def test_a_network_tuned_in_its_last_block_goes_through_all_stages(
     source: str, export: Callable[..., Path], dataset: Path, tmp_path: Path
