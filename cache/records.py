@@ -42,7 +42,8 @@ class FrameWindows:
             )
 
     def __str__(self) -> str:
-        return f"{self.windows} windows of {self.frames} frames at {self.rate_hz:g} per second"
+        plural = "" if self.windows == 1 else "s"
+        return f"{self.windows} window{plural} of {self.frames} frames at {self.rate_hz} per second"
 
     def times_s(self, start_s: float, end_s: float) -> np.ndarray:
         """The times of the frames of a clip in seconds, window by window, float64 [windows * frames].

@@ -82,7 +82,7 @@ def test_video_sources_read_even_frames_or_short_windows(recipe_file) -> None:
         ("twodmcnn", "windows:2", "twodmcnn reads audio; choose frames for video sources only"),
         ("c3d", "windows:2", "frame rate at which c3d was trained is not known; .* such as windows:2@12.5"),
         ("i3d", "windows", r"expected even, windows:N or windows:N@RATE, such as windows:4@12.5"),
-        ("i3d", "windows:33", "33 windows of 32 frames at 25 per second; expected .* at most 1024 frames"),
+        ("i3d", "windows:33", "33 windows of 32 frames at 25.0 per second; expected .* at most 1024 frames"),
         ("i3d", "windows:2@0", "a rate of more than 0"),
     ):
         with pytest.raises(InputError, match=message):
