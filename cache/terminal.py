@@ -1,15 +1,17 @@
 """What commands show on a terminal: tables that fit it, progress bars, and lines for the user.
 
-Without a terminal tables are printed in full and bars are left out. Under ``--quiet`` bars and lines for the
-user are left out too.
+Without a terminal tables are printed in full, and a line now and then replaces a bar. Under ``--quiet`` bars
+and lines for the user are left out.
 """
 
 import logging
 import re
 import shutil
 import sys
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 import click
@@ -25,6 +27,8 @@ lines_log = logging.getLogger("moodfuse.lines")
 T = TypeVar("T")
 _GAP = 2
 _RATE_PERIOD_S = 600.0
+LINE_PERIOD_S = 30.0
+"""Time between two lines of progress where there is no terminal."""
 _QUOTED = re.compile(r"(?<!\S)'[^']*'(?!\S)")
 _quiet = False
 
@@ -200,49 +204,66 @@ def fit_columns(
 class ProgressBar:
     """A progress bar on standard error with count, rate and remaining time, within a ``with`` statement.
 
-    Without a terminal and under ``--quiet`` it does nothing. Without a `total` it shows that work goes on. If
-    `transient`, it is removed at the end.
+    Without a terminal a line with the same is reported every 30 s. Under ``--quiet`` and without a title
+    nothing is shown. Without a `total` it shows that work goes on. If `transient`, it is removed at the end.
     """
 
-    def __init__(self, what: str, *, total: int | None = None, transient: bool = False) -> None:
-        self._what, self._total, self._transient = what, total, transient
-        self._bar: Progress | None = None
+    def __init__(self, what: str, *, total: float | None = None, transient: bool = False) -> None:
+        is_hidden = _quiet or not what or terminal_width(sys.stderr) is None
+        self._bar = _make_bar(transient, is_hidden=is_hidden)
+        self._bar.add_task(printable(what), total=total, note="")
+        self._next_line_s = time.monotonic() + LINE_PERIOD_S
 
     def __enter__(self) -> "ProgressBar":
-        if not _quiet and terminal_width(sys.stderr) is not None:
-            self._bar = _make_bar(self._transient)
-            self._bar.add_task(printable(self._what), total=self._total, note="")
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
+        if not self._bar.disable:  # rich before version 14 prints an empty line for a hidden bar
             self._bar.stop()
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: float = 1) -> None:
         """Add to what is done."""
-        if self._bar is not None:
-            self._bar.advance(self._bar.task_ids[0], count)
+        self._bar.advance(self._bar.task_ids[0], count)
+        self._report_progress()
 
     def describe(self, what: str | None = None, *, note: str | None = None) -> None:
         """Change the title, or the note next to it."""
-        if self._bar is not None:
-            changes = {"description": what, "note": note}
-            given = {name: printable(text) for name, text in changes.items() if text is not None}
-            self._bar.update(self._bar.task_ids[0], **given)  # type: ignore[arg-type]
+        changes = {"description": what, "note": note}
+        given = {name: printable(text) for name, text in changes.items() if text is not None}
+        self._bar.update(self._bar.task_ids[0], **given)  # type: ignore[arg-type]
+        self._report_progress()
+
+    def _report_progress(self) -> None:
+        """Report a line if there is no terminal and the last one was 30 s ago."""
+        (task,) = self._bar.tasks
+        if not self._bar.disable or not task.description or not task.total or task.finished:
+            return
+        if time.monotonic() < self._next_line_s:
+            return
+        self._next_line_s = time.monotonic() + LINE_PERIOD_S
+        facts = [f"{task.completed:.0f} of {task.total:.0f}", task.fields["note"], format_rate(task.speed)]
+        if task.time_remaining is not None:
+            facts.append(f"{timedelta(seconds=task.time_remaining)} remaining")
+        report(f"{task.description}: {', '.join(filter(None, facts))}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Remove the bar meanwhile, to write to the terminal; the bar must be transient."""
-        if self._bar is not None:
-            self._bar.stop()
+        self.__exit__()
         yield
-        if self._bar is not None:
-            self._bar.start()
+        self.__enter__()
+
+
+def format_rate(speed: float | None) -> str:
+    """A rate in steps per second, or the seconds of a step; empty if it is not known."""
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
 def track(items: Iterable[T], *, total: int, what: str, transient: bool = False) -> Generator[T, None, None]:
-    """Yield `items` under a progress bar titled `what`; without a terminal, log a line at the end.
+    """Yield `items` under a progress bar titled `what`, and log a line at the end.
 
     Without a title nothing is shown.
     """
@@ -256,7 +277,7 @@ def track(items: Iterable[T], *, total: int, what: str, transient: bool = False)
     log.info("%s: %d done", what, total)
 
 
-def _make_bar(transient: bool) -> "Progress":
+def _make_bar(transient: bool, *, is_hidden: bool) -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -276,10 +297,7 @@ def _make_bar(transient: bool) -> "Progress":
 
     class RateColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            if not speed or task.total is None:
-                return Text("")
-            return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+            return Text("" if task.total is None else format_rate(task.finished_speed or task.speed))
 
     return Progress(
         TextColumn(
@@ -297,4 +315,5 @@ def _make_bar(transient: bool) -> "Progress":
         redirect_stdout=False,  # or results would be written to standard error
         speed_estimate_period=_RATE_PERIOD_S,
         transient=transient,
+        disable=is_hidden,
     )

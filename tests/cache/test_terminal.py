@@ -1,4 +1,4 @@
-"""Tables that fit a terminal, wrapped lines, and bars that are shown on a terminal only."""
+"""Tables that fit a terminal, wrapped lines, progress bars, and lines of progress without a terminal."""
 
 import io
 import re
@@ -131,3 +131,36 @@ def test_without_a_terminal_and_under_quiet_there_is_no_bar(
     finally:
         set_quiet(False)
     assert stream.getvalue() == ("" if quiet else "48 clips\n")
+
+
+def test_without_a_terminal_progress_is_a_line_about_every_30_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With count, note, rate and remaining time; not under --quiet, without a title, or at the end."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("rich.console.monotonic", lambda: now)  # the clock of rates
+    with ProgressBar("Labelling", total=100) as bar, ProgressBar("", total=100) as untitled:
+        for _ in range(100):
+            bar.describe(note="song.mp4")
+            for each in (bar, untitled):
+                each.advance()
+            now += 1.5
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "Labelling: 20 of 100, song.mp4, 1.5 s each, 0:02:00 remaining"
+
+
+def test_progress_lines_are_left_out_under_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As bars are."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(terminal, "LINE_PERIOD_S", 0.0)
+    set_quiet(True)
+    try:
+        assert list(track(iter("abc"), total=3, what="Reading")) == ["a", "b", "c"]
+    finally:
+        set_quiet(False)
+    assert stream.getvalue() == ""
