@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tarfile
 import zlib
 from pathlib import Path
 
-from moodfuse.cache.terminal import Column, is_quiet, print_table
+from moodfuse.cache.terminal import Column, ProgressBar, print_table
 from moodfuse.extract.networks.weights.files import WeightsError, file_kind
 from moodfuse.extract.networks.weights.published import STRENGTHS, KnownWeights, all_weights
 
 HOME_VARIABLE = "MOODFUSE_HOME"
+MIB = 2**20  # a power of two, so that sums of fractions are exact
 _CHUNK_BYTES = 1 << 18
 _TIMEOUT_S = 30
 
@@ -103,8 +103,6 @@ def _check_file(known: KnownWeights, path: Path) -> None:
 def _download(url: str, part: Path) -> None:
     """Fetch a file, or the rest of it where `part` holds its beginning."""
     import requests
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
     start = part.stat().st_size if part.is_file() else 0
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={start}-"}
@@ -115,17 +113,14 @@ def _download(url: str, part: Path) -> None:
         if response.status_code != requests.codes.partial_content:
             start = 0
         total = int(response.headers.get("Content-Length", 0)) + start
-        columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
         with (
             open(part, "ab" if start else "wb") as stream,
-            Progress(
-                *columns, console=Console(stderr=True), disable=is_quiet() or not sys.stderr.isatty()
-            ) as bar,
+            ProgressBar(f"Fetching {part.stem} (MiB)", total=total / MIB or None) as bar,
         ):
-            task = bar.add_task(f"Fetching {part.stem}", total=total or None, completed=start)
+            bar.advance(start / MIB)
             for chunk in response.iter_content(chunk_size=_CHUNK_BYTES):
                 stream.write(chunk)
-                bar.advance(task, len(chunk))
+                bar.advance(len(chunk) / MIB)
     if part.stat().st_size < total:
         raise requests.ConnectionError("the connection ended early")
 
