@@ -98,9 +98,10 @@ def make_app(
     async def get_metrics(request: Request) -> Response:
         return PlainTextResponse(metrics.format(queue_length=len(jobs)), media_type=METRICS_TYPE)
 
-    async def label_uploads(request: Request, most: int) -> list[Answer]:
+    async def label_uploads(request: Request, *, is_batch: bool) -> list[Answer]:
         query = read_query(request.query_params.multi_items())
-        check_upload(request.headers, limits=limits)
+        check_upload(request.headers, limits=limits, is_batch=is_batch)
+        most = limits.batch_files if is_batch else 1
         with jobs.admit() as job:
             uploads = await save_uploads(request, job.new_path, limits=limits, most=most)
             call = partial(_label_uploads, model, job, uploads, query, limits)
@@ -109,11 +110,11 @@ def make_app(
         return answers
 
     async def predict(request: Request) -> Response:
-        (answer,) = await label_uploads(request, most=1)
+        (answer,) = await label_uploads(request, is_batch=False)
         return JSONResponse(answer, 422 if "error" in answer else 200)
 
     async def predict_batch(request: Request) -> Response:
-        answers = await label_uploads(request, most=limits.batch_files)
+        answers = await label_uploads(request, is_batch=True)
         return JSONResponse({"schema": SCHEMA, "answers": answers})
 
     routes = [

@@ -37,9 +37,15 @@ class Upload:
     path: Path
 
 
-def check_upload(headers: Headers, *, limits: Limits) -> None:
+def check_upload(headers: Headers, *, limits: Limits, is_batch: bool) -> None:
     """Check the headers of an upload, before it is admitted: its type, and its length."""
     media_type = _media_type(headers.get("content-type", ""))
+    if is_batch and media_type != FORM:
+        raise RequestError(
+            "media_type",
+            f"Content-Type is {media_type[:80]!r}, expected {FORM} with a field 'file' for each video; use "
+            "/predict for the bytes of one video",
+        )
     if media_type != FORM:
         _check_media_type(media_type)
     if "transfer-encoding" in headers:

@@ -94,6 +94,8 @@ def test_a_batch_has_an_answer_for_each_file(start_service: Callable, tmp_path: 
         assert answers[1] == running.predict(form(b"no media", name="b.txt"), "", FORM).json
         four = running.ask("POST", "/predict/batch", form_of({**files, "d.mp4": clip}), kind)
         assert (four.status, four.code) == (400, "malformed") and b"1 to 3 fields 'file'" in four.body
+        raw = running.ask("POST", "/predict/batch", clip, {"Content-Type": "video/mp4"})
+        assert (raw.status, raw.code) == (415, "media_type") and b"expected multipart/form-data" in raw.body
         assert wait_until_empty(tmp_path, seconds=2) == []
 
 
