@@ -10,7 +10,7 @@ from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal, get_args
 
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.records import FRAMES, SAMPLE_RATE_HZ, FrameWindows
+from moodfuse.cache.records import FRAMES, SAMPLE_RATE_HZ, WINDOW_S, FrameWindows
 
 Modality = Literal["video", "audio"]
 TORCHVISION = "torchvision:"
@@ -98,12 +98,14 @@ class AudioPreprocessing:
     """
 
     sample_rate_hz: int = SAMPLE_RATE_HZ
-    samples: int = 480_000  # 30 s at the default rate
+    samples: int = 0  # 0 is replaced by 30 s at `sample_rate_hz`
 
     def __post_init__(self) -> None:
         rate_hz = self.sample_rate_hz
         if type(rate_hz) is not int or not 0 < rate_hz <= MAX_SAMPLE_RATE_HZ:
             raise ValueError(f"sample_rate_hz is {rate_hz!r}, expected 1 to {MAX_SAMPLE_RATE_HZ}")
+        if not self.samples:
+            object.__setattr__(self, "samples", round(rate_hz * WINDOW_S))
 
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""

@@ -114,7 +114,7 @@ HIGH = "onedmcnn-48k"
 @pytest.fixture
 def network_at_48_khz(monkeypatch: pytest.MonkeyPatch) -> None:
     """`onedmcnn` on audio at 48 kHz is a network of the table."""
-    preprocessing = AudioPreprocessing(sample_rate_hz=48_000, samples=1_440_000)
+    preprocessing = AudioPreprocessing(sample_rate_hz=48_000)
     spec = replace(NETWORKS["onedmcnn"], name=HIGH, preprocessing=preprocessing)
     monkeypatch.setitem(NETWORKS, HIGH, spec)
 

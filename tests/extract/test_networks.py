@@ -10,9 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from moodfuse.cache.digests import digest16
 from moodfuse.extract.inference import make_network
-from moodfuse.extract.networks import NETWORKS, create_network, network_spec
+from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, create_network, network_spec
 from moodfuse.extract.networks.base import Network
+from moodfuse.extract.networks.registry import preprocessing_from_record
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -260,3 +262,16 @@ def test_batchnorm_keeps_statistics_where_pretrained() -> None:
     network.train()
     network(clips("twodmcnn", 1))
     assert not torch.equal(network.get_buffer("norms.0.running_mean"), before)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "samples", "digest"),
+    [(16_000, 480_000, "143882da0ece21ca"), (48_000, 1_440_000, "cb53c5c4a71ad0c4")],
+)
+def test_audio_has_30_s_at_its_rate_by_default(rate_hz: int, samples: int, digest: str) -> None:
+    """Records are those that versions without the default stored, so recipes keep their digests."""
+    preprocessing = AudioPreprocessing(sample_rate_hz=rate_hz)
+    stored = {"kind": "audio", "sample_rate_hz": rate_hz, "samples": samples}
+    assert preprocessing.as_record() == stored and digest16(stored) == digest
+    assert preprocessing_from_record(stored) == preprocessing
+    assert preprocessing_from_record({**stored, "samples": 100}).as_record()["samples"] == 100

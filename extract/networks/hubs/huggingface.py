@@ -21,7 +21,6 @@ from transformers.utils import logging as transformers_logging
 
 from moodfuse.cache.digests import canonical_json, digest
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.networks.hubs.base import (
     SAFETENSORS,
     FrameNetwork,
@@ -179,8 +178,7 @@ def _read_architecture(name: str, folder: Path) -> str:
         extractor = transformers.AutoFeatureExtractor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        rate_hz = extractor.sampling_rate
-        preprocessing = AudioPreprocessing(sample_rate_hz=rate_hz, samples=round(rate_hz * WINDOW_S))
+        preprocessing = AudioPreprocessing(sample_rate_hz=extractor.sampling_rate)
         front_end = read_front_end(name, extractor, model.takes)
     return canonical_json(
         {"config": values, "preprocessing": preprocessing.as_record(), "front_end": front_end}
