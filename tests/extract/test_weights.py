@@ -25,8 +25,9 @@ from moodfuse.extract.networks import (
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.video import Unit3D
 from moodfuse.extract.networks.weights.files import safetensors_metadata
+from moodfuse.extract.networks.weights.layouts import LAYOUTS, recognise_layout
 from moodfuse.extract.networks.weights.load import resolve_weights
-from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, LAYOUTS, FileCheck, recognise_layout
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck
 
 pytestmark = pytest.mark.usefixtures("narrow")
 

@@ -31,16 +31,8 @@ from moodfuse.extract.networks.weights.files import (
     safetensors_metadata,
     save_weights,
 )
-from moodfuse.extract.networks.weights.published import (
-    COUNTER,
-    FRONT_END,
-    KNOWN_WEIGHTS,
-    LAYOUTS,
-    OWN,
-    KnownWeights,
-    known_weights,
-    recognise_layout,
-)
+from moodfuse.extract.networks.weights.layouts import COUNTER, FRONT_END, LAYOUTS, OWN, recognise_layout
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, KnownWeights, known_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
