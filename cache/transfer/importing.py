@@ -32,7 +32,7 @@ from moodfuse.cache.recipe import (
 )
 from moodfuse.cache.records import ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache, TrainingClips
-from moodfuse.cache.transfer.readers import LOGIT, MAX_LISTED, MIN_ROWS, Features, read_features
+from moodfuse.cache.transfer.readers import LOGIT, Features, check_label_columns, read_features
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -111,7 +111,8 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     classes = tuple(sorted({status.clip.label for status in dataset.clips}))
     features = _order_classes(features, classes, report)
     rows = _match_rows(features, dataset, report)
-    _check_label_columns(features, dataset, rows)
+    label_of = {status.digest: status.clip.label for status in dataset.clips}
+    check_label_columns(features, [*rows.values()], [label_of[digest] for digest in rows])
     stored: set[str] = set()
     if cache is not None:
         _check_shapes(cache, recipe, features)
@@ -305,31 +306,6 @@ def _match_rows(features: Features, dataset: _Dataset, report: Callable[[str], N
     for status in matched:  # two ids may be one clip, the same seconds of equal files
         rows.setdefault(status.digest, row_of_id[status.clip.id])
     return rows
-
-
-def _check_label_columns(features: Features, dataset: _Dataset, rows: Mapping[str, int]) -> None:
-    """Check that no guessed column encodes the label: a code for each label, or 0 and 1 for one label.
-
-    Such a column has few different values, and either each value has one label or each label has one value.
-    """
-    label_of = {status.digest: status.clip.label for status in dataset.clips}
-    labels, codes = np.unique([label_of[digest] for digest in rows], return_inverse=True)
-    if len(rows) < MIN_ROWS or len(labels) < 2:
-        return
-    embedding = features.arrays["embedding"][list(rows.values())]
-    encoding = []
-    for column, name in enumerate(features.columns):
-        values, value_codes = np.unique(embedding[:, column], return_inverse=True)
-        pairs = len(np.unique(value_codes * len(labels) + codes))
-        is_code = 2 <= len(values) <= len(rows) // 2 and pairs in (len(values), len(labels))
-        encoding += [name] if is_code and name in features.guessed else []
-    if encoding:
-        raise InputError(
-            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or "
-            "whether it is one of the labels, so heads would learn it from there: "
-            f"{first_few(encoding, count=MAX_LISTED)}; remove them, or name them in full with --columns if "
-            "they are features"
-        )
 
 
 # Comparison with the stored features

@@ -142,6 +142,31 @@ def _check_features(features: Features) -> Features:
     return replace(features, arrays=arrays)
 
 
+def check_label_columns(features: Features, rows: Sequence[int], labels: Sequence[str]) -> None:
+    """Check that no guessed column encodes the label: a code for each label, or 0 and 1 for one label.
+
+    `labels` are those of `rows`. Such a column has few different values, and either each value has one label
+    or each label has one value.
+    """
+    names, codes = np.unique(labels, return_inverse=True)
+    if len(rows) < MIN_ROWS or len(names) < 2:
+        return
+    embedding = features.arrays["embedding"][rows]
+    encoding = []
+    for column, name in enumerate(features.columns):
+        values, value_codes = np.unique(embedding[:, column], return_inverse=True)
+        pairs = len(np.unique(value_codes * len(names) + codes))
+        is_code = 2 <= len(values) <= len(rows) // 2 and pairs in (len(values), len(names))
+        encoding += [name] if is_code and name in features.guessed else []
+    if encoding:
+        raise InputError(
+            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or "
+            "whether it is one of the labels, so heads would learn it from there: "
+            f"{first_few(encoding, count=MAX_LISTED)}; remove them, or name them in full with --columns if "
+            "they are features"
+        )
+
+
 # NumPy
 
 
