@@ -53,14 +53,14 @@ class NetworkFolder:
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays [N, ...] of the requested clips, in order, with 0 in rows of clips that were not found.
+    """Arrays [N, ...] of the requested clips, in order, with 0 in rows of clips that have none.
 
-    `found` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each
+    `present` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each
     different axis once.
     """
 
     arrays: Arrays
-    found: NDArray[np.bool_]
+    present: NDArray[np.bool_]
     axes: tuple[tuple[str, ...], ...] = ()
 
 
@@ -142,8 +142,8 @@ def held(owner: NetworkFolder) -> Digests:
     return np.unique(np.concatenate([np.zeros(0, "S64"), *(clips for _, clips in valid_parts(owner))]))
 
 
-def read_rows(owner: NetworkFolder, wanted: Digests, names: Sequence[str]) -> Rows:
-    """Rows of the wanted clips, S64 [N]; an array that not every part has is left out.
+def read_rows(owner: NetworkFolder, digests: Digests, names: Sequence[str]) -> Rows:
+    """Rows of the clips, S64 [N]; an array that not every part has is left out.
 
     Copies of a file have one digest, and so the same row.
     """
@@ -155,22 +155,22 @@ def read_rows(owner: NetworkFolder, wanted: Digests, names: Sequence[str]) -> Ro
         check_each_once(file, arrays["clip"])
         return arrays, classes
 
-    found = np.zeros(len(wanted), dtype=bool)
+    present = np.zeros(len(digests), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
     complete = set(names)
     axes: set[tuple[str, ...]] = set()
     for file, (part, classes) in read_valid(part_files(owner.folder), read):
         order = np.argsort(part["clip"])
-        index = lookup(part["clip"][order], wanted)
-        new = (index >= 0) & ~found
+        index = lookup(part["clip"][order], digests)
+        new = (index >= 0) & ~present
         if not new.any():
             continue
-        found |= new
+        present |= new
         complete &= set(part)
         if classes:
             axes.add(classes)
         for name in complete:
-            shape = (len(wanted), part[name].shape[1])
+            shape = (len(digests), part[name].shape[1])
             array = arrays.setdefault(name, np.zeros(shape, np.float32))
             if array.shape != shape:
                 raise CacheError(
@@ -178,7 +178,7 @@ def read_rows(owner: NetworkFolder, wanted: Digests, names: Sequence[str]) -> Ro
                     f"{array.shape[1]}; move this part away, then run extract again"
                 )
             array[new] = part[name][order[index[new]]]
-    return Rows({name: arrays[name] for name in complete & set(arrays)}, found, tuple(sorted(axes)))
+    return Rows({name: arrays[name] for name in complete & set(arrays)}, present, tuple(sorted(axes)))
 
 
 def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
@@ -273,13 +273,13 @@ def _differing(owner: NetworkFolder, digests: Digests, arrays: Arrays) -> Digest
     stored = read_rows(owner, digests, tuple(arrays))
     different = np.zeros(len(digests), dtype=bool)
     for name, values in arrays.items():
-        other = stored.arrays.get(name)
-        if other is None or other.shape != values.shape:
+        stored_values = stored.arrays.get(name)
+        if stored_values is None or stored_values.shape != values.shape:
             different[:] = True
         else:
-            bits = [np.ascontiguousarray(array).view(np.uint32) for array in (values, other)]
+            bits = [np.ascontiguousarray(array).view(np.uint32) for array in (values, stored_values)]
             different |= (bits[0] != bits[1]).any(axis=1)
-    return digests[different & stored.found]
+    return digests[different & stored.present]
 
 
 def disagreements(owner: NetworkFolder) -> list[str]:

@@ -98,9 +98,9 @@ def read_records(
 def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
     """Raise `InputError` if a column is missing from a header."""
     if missing := [name for name in wanted if name not in names]:
-        found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        columns = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise InputError(
-            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by "
+            f"{file}: column(s) {', '.join(missing)} missing, found {columns!r}; expected names separated by "
             "commas, semicolons or tabs in the first line"
         )
 

@@ -72,13 +72,13 @@ def digest_array(digests: Iterable[str]) -> Digests:
     return np.array(list(digests), dtype="S64")
 
 
-def lookup(ordered: Digests, wanted: Digests) -> NDArray[np.int64]:
-    """Index of each wanted digest in a sorted array, int64 [N]; -1 where it is missing."""
+def lookup(ordered: Digests, digests: Digests) -> NDArray[np.int64]:
+    """Index of each digest in a sorted array, int64 [N]; -1 where it is missing."""
     if not len(ordered):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    index = np.searchsorted(ordered, wanted)
+        return np.full(len(digests), -1, dtype=np.int64)
+    index = np.searchsorted(ordered, digests)
     index[index == len(ordered)] = 0
-    return np.where(ordered[index] == wanted, index, -1)
+    return np.where(ordered[index] == digests, index, -1)
 
 
 def repeated(digests: Digests) -> bytes | None:

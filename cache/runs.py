@@ -279,7 +279,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
 def _frozen(value: Any) -> Any:
     """A value of JSON with tuples in place of lists."""
     if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
+        return {key: _frozen(member) for key, member in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 

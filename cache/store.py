@@ -275,11 +275,11 @@ class FeatureCache(Manifest):
         clips = self.clips
         digests = tuple(status.digest for status in clips)
         rows = read_rows(owner, digest_array(digests), ("embedding", "logits"))
-        present = {clip.digest for clip in self.clips_with(recipe)}
+        needed = {clip.digest for clip in self.clips_with(recipe)}
         missing = [
             clip.clip.id
-            for clip, found in zip(clips, rows.found, strict=True)
-            if clip.digest in present and not found
+            for clip, present in zip(clips, rows.present, strict=True)
+            if clip.digest in needed and not present
         ]
         if missing or "embedding" not in rows.arrays:
             first = missing[0] if missing else "no clip has the modality of the source"
@@ -296,7 +296,7 @@ class FeatureCache(Manifest):
             logits=align_logits(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
             training_clips=frozenset(digest for digest, _, _ in training_clips or ()),
             embedding_tuned=recipe.embedding_tuned and training_clips is not None,
-            absent=frozenset(digests) - present,
+            absent=frozenset(digests) - needed,
         )
 
     def has_block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:

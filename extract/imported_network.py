@@ -58,20 +58,21 @@ def store_network(cache: FeatureCache, source: str) -> Recipe:
             other_rates_hz=extra.rates_hz,
             other_frames=extra.frames,
         )
-        ours = worker.frozen_rows(make_media(decoded))["embedding"]
-        theirs = block.embedding[block.ids.index(clip.id)]
-        error = _relative_error(ours, theirs)
+        computed = worker.frozen_rows(make_media(decoded))["embedding"]
+        imported_row = block.embedding[block.ids.index(clip.id)]
+        error = _relative_error(computed, imported_row)
         if error > MAX_RELATIVE_ERROR:
             raise InputError(
-                f"{source}: {imported.made_by} makes other features of {clip.id}: {len(ours)} columns and a "
-                f"relative error of {error:.2g}, expected {len(theirs)} and at most {MAX_RELATIVE_ERROR:g}; "
-                "import them with the --made-by that made them, or extract that network"
+                f"{source}: {imported.made_by} makes other features of {clip.id}: {len(computed)} columns "
+                f"and a relative error of {error:.2g}, expected {len(imported_row)} and at most "
+                f"{MAX_RELATIVE_ERROR:g}; import them with the --made-by that made them, or extract that "
+                "network"
             )
     save_body(cache.network_path(imported, None), recipe, network)
     return replace(recipe, source=source)
 
 
-def _relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape:
+def _relative_error(values: np.ndarray, expected: np.ndarray) -> float:
+    if values.shape != expected.shape:
         return float("inf")
-    return float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), np.finfo(np.float32).tiny))
+    return float(np.abs(values - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))

@@ -67,8 +67,9 @@ class LazyGroup(click.Group):
                 help="TOML file with options of this command; options on the command line override it.",
             )
             _add_options(command, option)
-        for one in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
-            _add_options(one, *map(_verbosity_option, VERBOSITY))
+        subcommands = command.commands.values() if isinstance(command, click.Group) else ()
+        for target in (command, *subcommands):
+            _add_options(target, *map(_verbosity_option, VERBOSITY))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -118,9 +119,9 @@ def _check_type(path: Path, key: str, value: object, option: click.Parameter) ->
     kind = option.type.name.removesuffix(" range")
     expected = {"boolean": bool, "integer": int, "float": float}.get(kind, str)
     if type(value) is not expected and not (expected is float and type(value) is int):
-        found = _TYPES.get(type(value), type(value).__name__)
+        type_name = _TYPES.get(type(value), type(value).__name__)
         shown = f" {value}" if isinstance(value, bool | int | float | str) else ""
-        raise click.BadParameter(f"{path}: {key}: expected {_TYPES[expected]}, found {found}{shown}")
+        raise click.BadParameter(f"{path}: {key}: expected {_TYPES[expected]}, found {type_name}{shown}")
 
 
 def _as_typed(value: object) -> str:

@@ -50,8 +50,8 @@ class TuningData:
         """(digest, class index) of the clips with a role."""
         return [
             (digest, self.classes.index(label))
-            for digest, label, other in self.training_clips
-            if other == role
+            for digest, label, clip_role in self.training_clips
+            if clip_role == role
         ]
 
 

@@ -141,7 +141,7 @@ def read_activations(cache: FeatureCache, recipe: Recipe) -> Activations:
     """The activations on which heads are tuned, [A] by clip digest."""
     clips = cache.clips_with(recipe)
     rows = cache.rows(frozen_counterpart(recipe), None, clips, ("embedding", "activation"))
-    if not rows.found.all():
+    if not rows.present.all():
         raise MissingBlockError(f"{recipe.source}: a part of its activations is damaged; run extract again")
     values = rows.arrays.get("activation", rows.arrays["embedding"])
     return dict(zip((status.digest for status in clips), values, strict=True))

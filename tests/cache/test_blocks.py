@@ -54,7 +54,7 @@ def test_a_part_of_another_network_is_quarantined(
     arrays = {"clip": clips, "embedding": values_of(18)}
     part = write_part(owner.folder, "a", arrays, {**owner.attributes, name: "other"})
     assert [fault.relative_path.rpartition("/")[2] for fault in verify(cache.path).faults] == [part.name]
-    assert not read_rows(owner, clips, ("embedding",)).found.any()
+    assert not read_rows(owner, clips, ("embedding",)).present.any()
     assert part.with_name(f"{part.name}.bad").exists() and not part_files(owner.folder)
 
 
@@ -171,8 +171,8 @@ def test_a_damaged_part_is_quarantined(cache: FeatureCache, owner: NetworkFolder
     damaged = part_files(owner.folder)[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     rows = read_rows(owner, clips, ("embedding",))
-    assert rows.found.sum() == 9 and len(part_files(owner.folder)) == 1
-    assert np.array_equal(rows.arrays["embedding"][rows.found], values_of(18)[rows.found])
+    assert rows.present.sum() == 9 and len(part_files(owner.folder)) == 1
+    assert np.array_equal(rows.arrays["embedding"][rows.present], values_of(18)[rows.present])
 
 
 def test_a_part_of_another_width_is_an_error(cache: FeatureCache, clips: Digests) -> None:

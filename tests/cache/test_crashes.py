@@ -74,7 +74,7 @@ def check_intact(folder: Path) -> None:
     cache = FeatureCache(folder)
     assert not verify(folder).faults
     rows = cache.rows(STILL, None, cache.clips[:EARLIER], ("embedding",))
-    assert rows.found.all() and np.array_equal(rows.arrays["embedding"][:, 0], np.arange(EARLIER))
+    assert rows.present.all() and np.array_equal(rows.arrays["embedding"][:, 0], np.arange(EARLIER))
 
 
 def test_a_kill_at_any_call_loses_nothing(

@@ -58,7 +58,7 @@ def blocks(cache: FeatureCache) -> dict[str, bytes]:
                     continue
                 found[f"{plan.repeat} {source} {block.holdout}"] = block.embedding.tobytes()
     rows = cache.rows(frozen_counterpart(NET), None, cache.clips, ("embedding",))
-    return {**found, "activations": rows.arrays["embedding"].tobytes() if rows.found.all() else b""}
+    return {**found, "activations": rows.arrays["embedding"].tobytes() if rows.present.all() else b""}
 
 
 @pytest.fixture

@@ -277,4 +277,4 @@ def test_tuning_heads_on_descriptors(runner) -> None:  # type: ignore[no-untyped
     cache = runner.open()
     assert done.tuned and not any("RANDOM" in line for line in runner.lines)
     recipe = frozen_counterpart(cache.recipe("frame-stats"))
-    assert cache.rows(recipe, None, cache.clips_with(recipe), ("embedding",)).found.all()
+    assert cache.rows(recipe, None, cache.clips_with(recipe), ("embedding",)).present.all()
