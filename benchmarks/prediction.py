@@ -1,10 +1,10 @@
-"""The cost of labelling: `predict` against `extract`, and a time line against its parts.
+"""The cost of labelling: `predict` against `extract`, and a timeline against its parts.
 
 Usage: prediction.py [CLIPS [N]]; the first N clips of each label (default 20) of a folder, by default
 that of MOODFUSE_CLIPS. Four networks with fine-tuned heads are used, so that their bodies are shared.
 Prints the ratio of `predict` to `extract --tune frozen` on the same files, and the seconds until the
-first answer for one file from a cold start. For a video of 4 minutes it prints the ratio of the time
-line to decoding plus the passes of its windows, and of one `predict` per window to the time line. Exits
+first answer for one file from a cold start. For a video of 4 minutes it prints the ratio of the timeline
+to decoding plus the passes of its windows, and of one `predict` per window to the timeline. Exits
 1 if a limit is exceeded.
 """
 
@@ -57,7 +57,7 @@ def decode(path: Path) -> float:
 
 
 def timeline_ratios(model: Model, film: Path) -> tuple[float, float]:
-    """Return time line / (decoding + passes), and one command per window / time line."""
+    """Return timeline / (decoding + passes), and one command per window / timeline."""
     start = time.perf_counter()
     timeline = model.timeline(film, hop_s=HOP_S)
     timeline_s = time.perf_counter() - start
@@ -75,7 +75,7 @@ def timeline_ratios(model: Model, film: Path) -> tuple[float, float]:
     commands_s = sum(seconds) / SAMPLED * windows
     decoding_s = decode(film)
     print(
-        f"time line of {windows} windows: {timeline_s:.1f} s; decoding {decoding_s:.1f} s, "
+        f"timeline of {windows} windows: {timeline_s:.1f} s; decoding {decoding_s:.1f} s, "
         f"passes {passes_s:.1f} s; a command each {commands_s:.1f} s"
     )
     return timeline_s / (decoding_s + passes_s), commands_s / timeline_s
@@ -117,8 +117,8 @@ def main(clips: Path, count: int) -> int:
         clip = ClipSettings(duration_s=240.0, width=640, height=360, frames_per_s=25)
         film = make_corpus(folder / "film", settings=CorpusSettings(("sad",), 1, (1,), clip)).parent
         ratios = timeline_ratios(Model.load(model), next(film.rglob("*.mp4")))
-        exceeded += check("time line / (decoding + passes)", ratios[0], most=MAX_TIMELINE)
-        exceeded += check("one predict a window / time line", ratios[1], least=MIN_COMMANDS)
+        exceeded += check("timeline / (decoding + passes)", ratios[0], most=MAX_TIMELINE)
+        exceeded += check("one predict a window / timeline", ratios[1], least=MIN_COMMANDS)
     return int(exceeded > 0)
 
 

@@ -210,7 +210,7 @@ def _choose_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> fl
     return packets_s if too_short or too_long else declared_s
 
 
-@lru_cache(maxsize=4)  # a time line opens its file once for every window
+@lru_cache(maxsize=4)  # a timeline opens its file once for every window
 def _count(path: Path, changed_ns: int) -> PacketTimes:
     """Count the packets of a file; `changed_ns` is its time of change."""
     with _open_container(path) as container:

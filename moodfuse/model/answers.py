@@ -20,7 +20,7 @@ def read_answer_schema() -> dict[str, Any]:
 
 
 def list_windows(answer: Answer) -> list[Answer]:
-    """Return an answer for each window of a time line; any other answer as it is."""
+    """Return an answer for each window of a timeline; any other answer as it is."""
     if "timeline" not in answer:
         return [answer]
     common = {name: answer[name] for name in ("schema", "file", "model")}
@@ -71,7 +71,7 @@ def to_dataframe(
     Returns
     -------
     pandas.DataFrame
-        A row for each prediction, refusal, and window of a time line, with the columns of `predict --format
+        A row for each prediction, refusal, and window of a timeline, with the columns of `predict --format
         csv` (`docs/predict.md`).
 
     Raises

@@ -1,4 +1,4 @@
-"""Records of labelling: a window to label, its prediction or refusal, and a time line.
+"""Records of labelling: a window to label, its prediction or refusal, and a timeline.
 
 `to_dict` of each is its answer, the same in Python, in the JSON lines of `predict` and over HTTP;
 ``answer.schema.json`` describes it.

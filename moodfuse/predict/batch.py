@@ -94,7 +94,7 @@ def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings)
     windows = [request.file for request in requests if is_window(request)]
     if settings.timeline and windows:
         raise InputError(
-            f"{windows[0]}: a list names a window of it, but a time line covers a whole file; leave "
+            f"{windows[0]}: a list names a window of it, but a timeline covers a whole file; leave "
             "start_s and end_s out of the list, or --timeline"
         )
 
@@ -138,7 +138,7 @@ def _label_files(
 def _label_timelines(
     model: Model, requests: list[LabelRequest], settings: PredictSettings, bar: ProgressBar
 ) -> Iterator[Answer]:
-    """Yield the time line of each file, or the refusal of one that cannot be opened."""
+    """Yield the timeline of each file, or the refusal of one that cannot be opened."""
     tally = FailureCounter(settings.rules)
     for request in requests:
         try:

@@ -47,8 +47,8 @@ PATH = click.Path(path_type=Path)
     show_default=True,
     help="Seconds between two windows.",
 )
-@click.option("--html", type=PATH, help="Write a page that shows one video with its time line.")
-@click.option("--plot", type=PATH, help="Draw one video's time line: PNG, SVG or PDF.")
+@click.option("--html", type=PATH, help="Write a page that shows one video with its timeline.")
+@click.option("--plot", type=PATH, help="Draw one video's timeline: PNG, SVG or PDF.")
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -97,11 +97,9 @@ def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
     """Raise UsageError for options that contradict each other or would have no effect."""
     form, output = options["format"], options["output"]
     if options["timeline"]:
-        check_no_effect(
-            ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out"
-        )
-        check_no_effect(ctx, ["why"], "is for whole files, not for a time line; leave one of them out")
-        check_no_effect(ctx, ["allow_partial"], "cannot be used with a time line: unreadable parts are gaps")
+        check_no_effect(ctx, ["jobs"], "has no effect on a timeline, which one process decodes; leave it out")
+        check_no_effect(ctx, ["why"], "is for whole files, not for a timeline; leave one of them out")
+        check_no_effect(ctx, ["allow_partial"], "cannot be used with a timeline: unreadable parts are gaps")
     else:
         check_no_effect(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
     if form != "table":

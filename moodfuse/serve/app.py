@@ -51,7 +51,7 @@ SECURITY_HEADERS = {
 }
 ROUTES = "POST /predict, GET / for the page, and GET /api for the other addresses"
 TOO_LONG = "timeline_too_long"
-"""Code of a refusal because a time line exceeds the limits of the service."""
+"""Code of a refusal because a timeline exceeds the limits of the service."""
 
 
 def make_app(
@@ -175,16 +175,16 @@ def _label(model: "Model", job: Job, upload: Upload, query: Query, limits: Limit
 
 
 def _describe_excess(duration_s: float, hop_s: float, *, limits: Limits) -> str:
-    """Return which limit a time line exceeds, and what to do; empty if it exceeds none."""
+    """Return which limit a timeline exceeds, and what to do; empty if it exceeds none."""
     windows = 1 + int(max(0.0, duration_s - WINDOW_S) / hop_s)
     if duration_s > limits.timeline_s:
         return (
-            f"the video lasts {duration_s:.0f} s, a time line is limited to {limits.timeline_s:g} s; "
+            f"the video lasts {duration_s:.0f} s, a timeline is limited to {limits.timeline_s:g} s; "
             "remove timeline=true, or cut the video"
         )
     if windows > limits.timeline_windows:
         return (
-            f"a hop of {hop_s:g} s makes {windows} windows of this video, a time line is limited to "
+            f"a hop of {hop_s:g} s makes {windows} windows of this video, a timeline is limited to "
             f"{limits.timeline_windows}; use a longer hop"
         )
     return ""

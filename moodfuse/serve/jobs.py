@@ -128,8 +128,7 @@ class JobQueue:
             disconnected.cancel()
         raise RequestError(
             "out_of_time",
-            f"no answer within {timeout_s:g} s; try again later, without a time line, or with a "
-            "shorter video",
+            f"no answer within {timeout_s:g} s; try again later, without a timeline, or with a shorter video",
         )
 
     def _remove(self, job: Job) -> None:

@@ -60,7 +60,7 @@ class Limits:
     at_once: int = 2  # files that are labelled at once
     waiting: int = 8  # further requests that may upload or wait
     batch_files: int = 32  # of one request
-    timeline_s: float = 600.0  # longest video of a time line
+    timeline_s: float = 600.0  # longest video of a timeline
     timeline_windows: int = 120
 
 
@@ -89,7 +89,7 @@ def read_query(pairs: Sequence[tuple[str, str]]) -> Query:
     if timeline not in BOOLEANS:
         raise RequestError("bad_query", f"timeline is {timeline[:40]!r}, expected true or false")
     if "hop" in given and not BOOLEANS[timeline]:
-        raise RequestError("bad_query", "hop needs a time line; add timeline=true, or remove hop")
+        raise RequestError("bad_query", "hop needs a timeline; add timeline=true, or remove hop")
     return Query(
         timeline=BOOLEANS[timeline],
         hop_s=_read_number("hop", given.get("hop", DEFAULT_HOP_S), MIN_HOP_S, MAX_HOP_S),

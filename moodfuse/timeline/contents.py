@@ -1,4 +1,4 @@
-"""What the page and the figure of a time line show: stretches, ticks, colours, line styles and sentences.
+"""What the page and the figure of a timeline show: stretches, ticks, colours, line styles and sentences.
 
 The colours of a label follow from its index among the sorted labels, so they are the same for every video of
 a model. The eight colours of each background have a contrast of at least 3 to it (WCAG 2.2, 1.4.11), and any
@@ -211,7 +211,7 @@ def describe_windows(timeline: Timeline) -> str:
 
 
 def summarise(timeline: Timeline) -> str:
-    """Summarise a time line in one sentence."""
+    """Summarise a timeline in one sentence."""
     total, known = len(timeline.starts_s), int(find_readable(timeline).sum())
     if not known:
         return f"None of the {counted(total, 'window')} could be read."

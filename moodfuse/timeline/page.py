@@ -1,4 +1,4 @@
-"""The page of a time line: the video, curves of the emotions, a table, and a poster image of the video.
+"""The page of a timeline: the video, curves of the emotions, a table, and a poster image of the video.
 
 One HTML file that loads nothing but the video, by its relative address. It works without the video and
 without JavaScript, which adds the playhead, seeking, and the values at a time.
@@ -56,7 +56,7 @@ QUALITY = 72
 def write_timeline_page(
     timeline: Timeline, path: Path, *, video: Path, threshold: float, model: str, poster: bytes | None
 ) -> Path:
-    """Write the page of a time line atomically, and return its path.
+    """Write the page of a timeline atomically, and return its path.
 
     The page refers to the video by its relative address. `threshold` is the least probability of a certain
     label, `poster` the JPEG of `make_poster`. Raises `InputError` if the page would overwrite the video.

@@ -1,4 +1,4 @@
-"""Figure of a time line: curves, the band of the most probable label, gaps and the threshold."""
+"""Figure of a timeline: curves, the band of the most probable label, gaps and the threshold."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,10 +42,10 @@ UNREAD: dict[str, Any] = {"facecolor": TINT, "edgecolor": LINE, "hatch": "////",
 
 
 def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> Path:
-    """Write the figure of a time line atomically, and return its path.
+    """Write the figure of a timeline atomically, and return its path.
 
     The path ends in ``.png``, ``.svg`` or ``.pdf``; `threshold` is the least probability of a certain label.
-    The same time line and fonts give the same bytes. Raises `InputError` for another suffix.
+    The same timeline and fonts give the same bytes. Raises `InputError` for another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
@@ -54,7 +54,7 @@ def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> 
 
 
 def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
-    """Draw the figure of a time line; call it under `moodfuse.evaluate.figures.drawing_settings`."""
+    """Draw the figure of a timeline; call it under `moodfuse.evaluate.figures.drawing_settings`."""
     from matplotlib.figure import Figure
 
     curves_in = max(CURVES_IN, NAME_IN * len(timeline.classes))

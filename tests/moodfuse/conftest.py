@@ -1,4 +1,4 @@
-"""A small dataset of real files with its cache and models, made once per session; synthetic time lines."""
+"""A small dataset of real files with its cache and models, made once per session; synthetic timelines."""
 
 import csv
 import shutil
@@ -162,7 +162,7 @@ def predict() -> Callable[..., int]:
     return run
 
 
-# Time lines
+# Timelines
 
 SIX = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
 
@@ -190,7 +190,7 @@ def make_timeline(
 
 @pytest.fixture
 def timeline() -> Callable[..., Timeline]:
-    """Make a time line; see `make_timeline`."""
+    """Make a timeline; see `make_timeline`."""
     return make_timeline
 
 

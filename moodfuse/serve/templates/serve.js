@@ -49,10 +49,10 @@
     request = null;
   };
 
-  // Why the time line is left out, or "".
+  // Why the timeline is left out, or "".
   const tooLong = (seconds) => {
     if (seconds > data.timelineSeconds) {
-      return `The video lasts ${clock(seconds)}, a time line at most ${clock(data.timelineSeconds)}; only its label was asked for.`;
+      return `The video lasts ${clock(seconds)}, a timeline at most ${clock(data.timelineSeconds)}; only its label was asked for.`;
     }
     return "";
   };
@@ -190,7 +190,7 @@
     return make("span", `Without it: ${label} (${percent(share)}), so it ${change > 0 ? "adds" : "removes"} ${Math.abs(change)} points.`);
   };
 
-  // The windows of a time line as columns, null where one could not be read.
+  // The windows of a timeline as columns, null where one could not be read.
   const asColumns = ({ hop_s, duration_s, windows }) => ({
     hop_s,
     duration_s,

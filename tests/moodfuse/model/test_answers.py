@@ -52,7 +52,7 @@ TIMELINE = Timeline(
 
 
 def test_answers_of_records() -> None:
-    """Keys and values of a prediction, a refusal and a time line, which follow the schema."""
+    """Keys and values of a prediction, a refusal and a timeline, which follow the schema."""
     answer = PREDICTION.to_dict(threshold=0.8)
     check_answer(answer)
     assert answer["schema"] == SCHEMA == read_answer_schema()["$defs"]["schema"]["const"]
@@ -81,7 +81,7 @@ def test_the_schema_check_of_the_tests_finds_faults() -> None:
 
 
 def test_flat_rows() -> None:
-    """One value per column, without those that are null; a row for each window of a time line."""
+    """One value per column, without those that are null; a row for each window of a timeline."""
     row = flatten(PREDICTION.to_dict())
     assert set(row) <= set(list_columns(CLASSES, ("one", "two"))) and row["model_digest"] == "0" * 16
     assert (row["start_s"], row["probability:sad"], row["own:one"], row["contribution:one"]) == (
@@ -119,7 +119,7 @@ def test_python_json_lines_and_http_have_the_same_answers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Field by field, of a prediction, an imputed one, a refusal and a time line."""
+    """Field by field, of a prediction, an imputed one, a refusal and a timeline."""
     pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
     from running_service import FORM, form, form_of, served
 

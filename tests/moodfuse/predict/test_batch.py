@@ -138,7 +138,7 @@ def test_a_request_without_effect_is_an_error(fake: FakeModel, tmp_path: Path) -
     """A window with --timeline, and a page of a file that is done."""
     windows = tmp_path / "windows.csv"
     windows.write_text("path,start_s\na.mp4,3\n")
-    with pytest.raises(InputError, match="a time line covers a whole file"):
+    with pytest.raises(InputError, match="a timeline covers a whole file"):
         label(str(windows), timeline=True)
     options: dict[str, Any] = {"format": "jsonl", "output": tmp_path / "out.jsonl", "timeline": True}
     assert label("a", **options) == 0

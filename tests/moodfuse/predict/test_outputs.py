@@ -55,7 +55,7 @@ def refused(file: str) -> dict[str, Any]:
 
 
 def timed(file: str, *, lost: bool = False) -> dict[str, Any]:
-    """The answer with a time line of two windows."""
+    """The answer with a timeline of two windows."""
     refusals = ((1, Refusal(file, "truncated", "it ends")),) if lost else ()
     starts_s = np.array([0.0, 65.5])
     rows = np.array([[0.25, 0.75], [0.5, 0.5]])
@@ -178,7 +178,7 @@ def test_refused_files_are_removed_to_try_them_again(form: str, tmp_path: Path) 
 
 
 def test_time_lines_and_predictions_in_one_output(tmp_path: Path) -> None:
-    """Each is resumed on its own; a time line with refused windows can be tried again."""
+    """Each is resumed on its own; a timeline with refused windows can be tried again."""
     path = tmp_path / "out.jsonl"
     write(path, predicted("a"), timed("a", lost=True), timed("b"))
     assert open_with(path, timeline=True).refused == {LabelRequest("a")}

@@ -61,7 +61,7 @@ def test_a_file_and_a_form_are_labelled(service: Any, clip: bytes) -> None:
 
 
 def test_a_time_line_is_added_on_request(start_service: Callable, tmp_path: Path) -> None:
-    """Windows that cannot be read have their reason; long time lines are refused."""
+    """Windows that cannot be read have their reason; long timelines are refused."""
     video = make_clip_bytes(60.0)
     with start_service(tmp_path, limits=Limits(timeline_windows=60)) as running:
         answer = running.predict(video, "?timeline=true&hop=5")
@@ -287,7 +287,7 @@ def test_only_this_page_and_programs_may_post(service: Any, clip: bytes) -> None
 
 
 class OddModel(StandIn):
-    """Fails in the way that its file names, or labels a video slowly and counts time lines."""
+    """Fails in the way that its file names, or labels a video slowly and counts timelines."""
 
     timelines = 0
 
@@ -322,7 +322,7 @@ def test_errors_of_the_model(start_service: Callable, tmp_path: Path) -> None:
 def test_no_time_line_for_a_client_that_has_left(
     start_service: Callable, tmp_path: Path, clip: bytes
 ) -> None:
-    """The label is computed to its end, the time line is not begun."""
+    """The label is computed to its end, the timeline is not begun."""
     model = OddModel()
     with start_service(tmp_path, labeller=model) as running:
         head = HEAD.replace("/predict", "/predict?timeline=true")

@@ -1,4 +1,4 @@
-"""The page of the service in a browser: a video is sent, its label and time line are shown."""
+"""The page of the service in a browser: a video is sent, its label and timeline are shown."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -138,7 +138,7 @@ def test_a_dropped_video_without_a_time_line(tab: Any, video: Path) -> None:
 
 @pytest.mark.slow
 def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path: Path) -> None:
-    """A large file is not sent, a long one has no time line, and a request can be cancelled."""
+    """A large file is not sent, a long one has no timeline, and a request can be cancelled."""
     large = {"name": "large.mp4", "mimeType": "video/mp4", "buffer": bytes(LIMITS.upload_bytes + 1)}
     requests: list[str] = []
     tab.on("request", lambda request: requests.append(request.method))
@@ -158,7 +158,7 @@ def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path
         tab.goto(address)
         label_video(tab, video)
         tab.messages[:] = [text for text in tab.messages if not text.startswith(address)]
-    assert "lasts 1:00, a time line at most 0:50" in tab.locator("#notes").inner_text()
+    assert "lasts 1:00, a timeline at most 0:50" in tab.locator("#notes").inner_text()
     assert tab.locator("#over-time:visible").count() == 0
 
 

@@ -1,4 +1,4 @@
-"""Stretches, ticks, colours and sentences of a time line."""
+"""Stretches, ticks, colours and sentences of a timeline."""
 
 from collections.abc import Callable
 from dataclasses import replace

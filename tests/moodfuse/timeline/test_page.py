@@ -1,4 +1,4 @@
-"""The page of a time line: its contents, the address of its video, and its poster."""
+"""The page of a timeline: its contents, the address of its video, and its poster."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The figure of a time line: what it shows, its formats, and that it is the same every time."""
+"""The figure of a timeline: what it shows, its formats, and that it is the same every time."""
 
 from collections.abc import Callable
 from pathlib import Path

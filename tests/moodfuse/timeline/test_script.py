@@ -1,4 +1,4 @@
-"""The script of the page of a time line, in a browser: playhead, seeking, values at a time, and layout."""
+"""The script of the page of a timeline, in a browser: playhead, seeking, values at a time, and layout."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ def short(make: Make, **settings: Any) -> Timeline:
 
 @pytest.fixture
 def open_page(browser: Any, video: Path, poster: bytes, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Open the page of a time line; it may ask for nothing but itself and its video, and complain of
+    """Open the page of a timeline; it may ask for nothing but itself and its video, and complain of
     nothing.
     """
     complaints: list[str] = []
