@@ -62,7 +62,7 @@ def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> Non
     "--repair",
     "do_repair",
     is_flag=True,
-    help="Quarantine bad files, and rewrite files that follow from others.",
+    help="Quarantine bad files, and rewrite derived files.",
 )
 @click.pass_context
 def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) -> None:
@@ -94,17 +94,17 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     "--recipes/--no-recipes",
     default=True,
     show_default=True,
-    help="Remove recipes that are not current, networks that no current plan names, and plans, tables and "
-    "fits that nothing reads.",
+    help="Remove recipes that are not current, networks of no current plan, and unused plans, tables and "
+    "fits.",
 )
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Remove a source; repeatable.")
 @click.option("--media", is_flag=True, help="Remove all decoded clips; extract decodes them when needed.")
-@click.option("--fits", is_flag=True, help="Remove all cached fits; fuse fits again what it needs.")
+@click.option("--fits", is_flag=True, help="Remove all cached fits; fuse computes them again when needed.")
 @click.option("--runs", multiple=True, metavar="NAME", help="Remove a run; repeatable.")
 @click.option(
     "--bad",
     is_flag=True,
-    help="Remove quarantined files and temporaries of any age, not only older than a day.",
+    help="Remove quarantined and temporary files of any age, not only those older than a day.",
 )
 @click.option(
     "--dry-run/--yes",
@@ -117,12 +117,12 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
 def cache_prune_command(
     ctx: click.Context, cache_path: Path, dry_run: bool, wide: bool, sources: tuple[str, ...], **options: Any
 ) -> None:
-    """Remove what nothing reads, to free space.
+    """Remove unused files, to free space.
 
-    Without --yes it only lists what would be removed. Everything that current sources need stays, with the
-    activations that their heads are tuned on. A recipe that extract has not finished stays for a week, and
-    the fold plan before the current one stays too. A killed prune leaves a valid cache. --source also allows
-    importing other features under that name.
+    Without --yes it only lists what would be removed. Everything that current sources need is kept, including
+    the activations on which their heads are tuned. A recipe that extract has not finished is kept for a week,
+    and the fold plan before the current one is always kept. A killed prune leaves a valid cache. --source
+    also allows importing other features under that name.
 
     Example: moodfuse cache prune --cache work --yes
     """
@@ -178,7 +178,7 @@ def cache_prune_command(
 )
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Random seed of the fold plan.  [default: the cache's plan, else 0]")
-@click.option("--replace", is_flag=True, help="Accept --labels without any clip that the cache has.")
+@click.option("--replace", is_flag=True, help="Accept a --labels file that shares no clip with the cache.")
 @click.pass_context
 def cache_import_command(ctx: click.Context, **options: Any) -> None:
     """Import the features in FILE as a new source.

@@ -21,7 +21,7 @@ def check_feasible(clips: Sequence[Clip], choice: PlanChoice) -> None:
     """Check that a fold plan is possible if every clip can be read.
 
     Reading files can only refuse clips and join groups, of identical files. So what is refused here would be
-    refused after decoding, except for a label whose clips can all not be read.
+    refused after decoding, except for a label whose clips are all unreadable.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """What other packages use of `cache.storage`, and the checksums of network files.
 
-safetensors has no checksum: a flipped bit in a weight is a weight. So the metadata of a file that moodfuse
-writes holds, with the facts about the network, a ``seal``: SHA-256 of the header without it and of the data.
-No tensor library is needed to check it.
+safetensors has no checksum: a flipped bit in a weight would go unnoticed. So the metadata of a file that
+moodfuse writes holds, with the facts about the network, a ``seal``: SHA-256 of the header without it and of
+the data. No tensor library is needed to check it.
 """
 
 import hashlib

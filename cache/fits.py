@@ -23,7 +23,7 @@ from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_
 
 FORMAT = "moodfuse-fits"
 FLUSH_EVERY_S = 10.0
-"""Finished fits wait at most this long for others, to be written with them."""
+"""Finished fits are written together, at least this often."""
 _KEPT_BYTES = 1 << 24
 _DTYPES = {
     "key": ("S64", 1),

@@ -197,7 +197,7 @@ def assign_folds(
     """Fold of each clip digest: a group goes to the fold where its labels are rarest, then to the smallest.
 
     How full a fold is of a label counts once for each clip of the label in the group, so that a rare label
-    decides; `seed` decides between equals. Clips in `placed` keep their fold; a group in several folds (it
+    decides; `seed` breaks ties. Clips in `placed` keep their fold; a group in several folds (it
     was merged) moves to the one with most of its clips.
     """
     clip_groups = list(clip_groups)

@@ -1,7 +1,7 @@
 """What commands show on a terminal: tables that fit it, progress bars, and lines for the user.
 
-Without a terminal tables are printed in full, and a line now and then replaces a bar. Under ``--quiet`` bars
-and lines for the user are left out.
+Without a terminal tables are printed in full, and a line about every 30 s replaces a bar. Under ``--quiet``
+bars and lines for the user are left out.
 """
 
 import logging
@@ -204,7 +204,7 @@ def fit_columns(
 class ProgressBar:
     """A progress bar on standard error with count, rate and remaining time, within a ``with`` statement.
 
-    Without a terminal a line with the same is reported every 30 s. Under ``--quiet`` and without a title
+    Without a terminal a line reports these about every 30 s. Under ``--quiet`` and without a title
     nothing is shown. Without a `total` it shows that work goes on. If `transient`, it is removed at the end.
     """
 

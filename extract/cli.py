@@ -273,7 +273,7 @@ def weights_group() -> None:
 @click.option("--long", "-l", is_flag=True, help="Also list address, digest, licence and preprocessing.")
 @wide_option
 def weights_ls_command(network: str | None, long: bool, wide: bool) -> None:
-    """List the published weights, and which of them are here.
+    """List the published weights, and which of them have been fetched.
 
     Example: moodfuse weights ls --long
     """

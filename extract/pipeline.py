@@ -81,7 +81,7 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     warnings = (f"WARNING {line}" for line in describe_doubtful_labels(data.clips))
     for line in (*data.messages, *warnings, *_weights_lines(recipes, settings)):
         report(line)
-    if not (settings.cache / MARKER).is_file():  # a cache has shown that its clips have a plan
+    if not (settings.cache / MARKER).is_file():  # a cache already has a plan
         check_feasible(data.clips, settings.plan)
     cache = FeatureCache(settings.cache, create=True)
     recipes = [replace(recipe, source=name_in_cache(cache, recipe)) for recipe in recipes]

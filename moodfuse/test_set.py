@@ -62,7 +62,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) 
 
     if unknown := sorted({clip.label for clip in clips} - set(model.classes)):
         raise InputError(
-            f"label {unknown[0]!r} is none of the model's: {', '.join(model.classes)}; correct the labels"
+            f"label {unknown[0]!r} is not one of the model's: {', '.join(model.classes)}; correct the labels"
         )
     mark_rules, training = read_training_clips(model.folder / TRAINING)
     files = hash_files(clips)

@@ -1,4 +1,4 @@
-"""Repair of a cache: damaged files are quarantined, and files that follow from others are rewritten.
+"""Repair of a cache: damaged files are quarantined, and derived files are rewritten.
 
 For what is lost, the repair names the command that restores it.
 """
@@ -31,7 +31,7 @@ class Repair:
 
 
 def repair(root: Path, verification: Verification) -> Repair:
-    """Quarantine damaged files; rewrite the marker, records that follow from others and ``clips.csv``."""
+    """Quarantine damaged files; rewrite the marker, derived records and ``clips.csv``."""
     lost = [fault for fault in verification.faults if fault.state != UNREADABLE]
     recipes = {fault.relative_path: _find_recipe(root, fault) for fault in lost}
     quarantined: list[str] = []

@@ -134,14 +134,16 @@ def _entry(path: Path, relative_path: str) -> Iterator[Entry]:
         facts = path.stat()
     except OSError as error:
         if path.is_symlink():
-            yield Entry(path, relative_path, kind, fault="is a link that leads nowhere")
+            yield Entry(path, relative_path, kind, fault="is a broken link")
         elif not isinstance(error, FileNotFoundError):
             fault = f"cannot be read ({error.strerror or error})"
             yield Entry(path, relative_path, kind, fault=fault, denied=True)
         return
     modified_s = max(facts.st_mtime, facts.st_ctime) if kind in (TEMPORARY, BAD) else facts.st_mtime
     if not stat.S_ISDIR(facts.st_mode):
-        fault = "" if stat.S_ISREG(facts.st_mode) else "is no plain file, but a pipe, a socket or a device"
+        fault = (
+            "" if stat.S_ISREG(facts.st_mode) else "is not a regular file but a pipe, a socket or a device"
+        )
         yield Entry(path, relative_path, kind, facts.st_size, modified_s, fault)
     elif kind not in (TEMPORARY, BAD) and is_cache_folder(relative_path) and not _links_to_parent(path):
         yield from entries(path, relative_path)

@@ -5,7 +5,7 @@
 A part begins with a header of 512 bytes, HDF5's user block, with the digest of every byte behind it. It is
 checked before HDF5 opens the file, on the first read in a process: damaged HDF5 can end a process or ask for
 any amount of memory. The author of a malicious file can write matching digests, so links, storage and size
-of an array are checked too, before its first value is read: HDF5 can lead to other files, or declare an array
+of an array are checked too, before its first value is read: HDF5 can link to other files, or declare an array
 that is far larger than the file.
 """
 

@@ -1,6 +1,6 @@
-"""A source's features as one file for others: `moodfuse cache export`, to ``.npz``, ``.csv`` or ``.parquet``.
+"""Export the features of a source to a file: `moodfuse cache export`, ``.npz``, ``.csv`` or ``.parquet``.
 
-Every value comes back bit for bit when the file is imported.
+Importing the file restores every value bit for bit.
 """
 
 import csv
@@ -83,7 +83,7 @@ def _write_csv(stream: BinaryIO, texts: Texts, arrays: Arrays, classes: Sequence
     numbered = (f"e{number}" for number in range(arrays["embedding"].shape[1]))
     writer.writerow([*texts, *numbered, *(f"{LOGIT}{label}" for label in classes)])
     for cells, values in zip(zip(*texts.values(), strict=True), np.hstack([*arrays.values()]), strict=True):
-        # Nine digits give every float32 back, also through the float64 that most programs read.
+        # Nine digits identify every float32, also through the float64 that most programs read.
         writer.writerow([*cells, *(f"{value:.9g}" for value in values.tolist())])
     text.detach()
 

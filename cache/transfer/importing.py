@@ -1,4 +1,4 @@
-"""Precomputed features are imported as a source: `moodfuse cache import`.
+"""Import precomputed features as a source: `moodfuse cache import`.
 
 Everything is read, matched with the clips and checked before anything is written. The user states the
 holdout: ``*`` for features that used no label of these clips, otherwise the folds whose labels were not used.
@@ -301,7 +301,7 @@ def _match_rows(features: Features, dataset: _Dataset, report: Callable[[str], N
     row_of_id = {name: row for row, name in enumerate(features.ids)}
     matched = [status for status in dataset.clips if status.clip.id in row_of_id]
     if dropped := len(features.ids) - len(matched):
-        report(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
+        report(f"{dropped} rows dropped: their clips are refused, or held out for testing (split = test)")
     rows: dict[str, int] = {}
     for status in matched:  # two ids may be one clip, the same seconds of equal files
         rows.setdefault(status.digest, row_of_id[status.clip.id])

@@ -84,10 +84,10 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
         raise InputError(
             f"{file}: a .npy has no ids; add --ids FILE, one id per line in the order of the rows"
             if ids is None
-            else f"{file}: --ids goes with a .npy only; this file has its own ids"
+            else f"{file}: --ids is for .npy files; this file has its own ids"
         )
     if columns and suffix not in (".csv", ".parquet"):
-        raise InputError(f"{file}: --columns goes with .csv and .parquet; an array is imported whole")
+        raise InputError(f"{file}: --columns is for .csv and .parquet files; an array is imported whole")
     try:
         check_regular(file)
         if suffix == ".csv":

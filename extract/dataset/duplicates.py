@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 MIN_AUDIO = 12  # no two different recordings among 52 clips shared more than 8 hashes
 MIN_FRAMES = 3  # no two different videos among 52 clips shared a frame
 MANY_CLIPS, FAN_OUT_OF_MANY = 1000, 6  # bounds the memory
-LONGEST_NUMBERING = 12  # a longer row of consecutive numbers, such as camera files, is no sign
-# Stored with each audit; another text makes the audit of every cache again.
+LONGEST_NUMBERING = 12  # a longer row of consecutive numbers, such as camera files, is no evidence
+# Stored with each audit; changing it repeats the audit of every cache.
 RULES = (
     f"version 1: {MIN_AUDIO} landmarks of the sound or {MIN_FRAMES} frames alike at one distance in "
     "time; identical files; names that count"

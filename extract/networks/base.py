@@ -128,8 +128,8 @@ class Network(nn.Module):
 
         They are the elements of its outermost `torch.nn.Sequential` and `torch.nn.ModuleList` that have
         weights, in the order of their definition: layers of a transformer, blocks of a ResNet, stages of an
-        EfficientNet. Norms and biases alone are no weights. A trunk without such containers has its direct
-        parts as blocks.
+        EfficientNet. Norms and biases alone do not count as weights. The blocks of a trunk without such
+        containers are its direct parts.
         """
         parts = [part for name, part in self.named_children() if name not in ("replaced", "classifier")]
         if len(parts) == 1 and not isinstance(parts[0], CONTAINERS):  # a model of another library

@@ -369,7 +369,7 @@ def network_spec(name: str, architecture: str = "") -> NetworkSpec:
     if name in NETWORKS:
         return NETWORKS[name]
     spec: NetworkSpec
-    # Hubs import torch, which only their users wait for.
+    # Hubs import torch, so they are imported only when one of their networks is used.
     if is_torchvision_video(name):
         spec = import_object(f"{TORCHVISION_VIDEO}:torchvision_spec")(name)
         return spec

@@ -1,7 +1,7 @@
 """The queue of a service: how many requests may upload, how many files are labelled, removal of uploads.
 
 A file is labelled in a thread, which cannot be stopped. When a client leaves or its time runs out, the answer
-goes out at once, but the thread runs to its end (bounded by the decoder's deadline) and keeps its slot and
+is sent at once, but the thread runs to its end (bounded by the decoder's deadline) and keeps its slot and
 its file until then.
 """
 

@@ -103,8 +103,8 @@ def test_files_of_another_format_are_refused_with_what_was_expected(
         ("other.npz", {}, "has no array id, only ids, embedding"),
         ("array.npz", {}, "cannot be read as .npz .*; expected arrays .* as numpy.savez writes them"),
         ("several.npy", {"ids": tmp_path / "ids.txt"}, "cannot be read as .npy"),
-        ("other.npz", {"ids": tmp_path / "ids.txt"}, "--ids goes with a .npy"),
-        ("other.npz", {"columns": ("e0",)}, "--columns goes with .csv and .parquet"),
+        ("other.npz", {"ids": tmp_path / "ids.txt"}, "--ids is for .npy files"),
+        ("other.npz", {"columns": ("e0",)}, "--columns is for .csv and .parquet files"),
     ):
         refuse(tmp_path, cause, file=tmp_path / name, **options)
     assert bring(known.path, file=tmp_path / "one.npy", ids=tmp_path / "ids.txt").written == 6

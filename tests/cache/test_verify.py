@@ -92,7 +92,7 @@ def test_no_file_stops_the_others_from_being_checked(whole_cache: FeatureCache) 
     found = verify(root)
     bad = {fault.relative_path.rpartition("/")[2]: fault.reason for fault in found.faults}
     assert set(bad) == {"plan-pipe.h5", "folder.h5", "link.h5", "deep.json", "nan.json", "list.json"}
-    assert bad["plan-pipe.h5"].startswith("is no plain file") and bad["folder.h5"] == "is a folder"
+    assert bad["plan-pipe.h5"].startswith("is not a regular file") and bad["folder.h5"] == "is a folder"
     assert {os.fsdecode(b"odd \xff\n"), "features/a"} <= set(found.others["unknown"])
     assert not repair(root, found).failed and not verify(root).faults
 

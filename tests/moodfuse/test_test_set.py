@@ -40,7 +40,7 @@ def test_training_clips_are_refused(trained: Any, models: Callable[..., Path]) -
     assert sum("refused" in line for line in lines) == 2
     with pytest.raises(InputError, match="none of the 1 clips"):
         run_test(model, clips[2:3], jobs=1, report=lines.append)
-    with pytest.raises(InputError, match="label 'angry' is none of the model's"):
+    with pytest.raises(InputError, match="label 'angry' is not one of the model's"):
         run_test(model, [clip_of(trained.held[0], "angry")], jobs=1, report=lines.append)
 
 

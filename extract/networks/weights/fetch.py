@@ -132,20 +132,20 @@ def print_weights(network: str | None, *, long: bool, wide: bool) -> None:
     if network is not None and not listed:
         print(f"{network}: no published weights to list; those of a hub's network are found by its name")
         return
-    here = {known.full_name: (folder / known.file).is_file() for known in listed}
+    fetched = {known.full_name: (folder / known.file).is_file() for known in listed}
     if long:
         for known in listed:
-            _print_facts(known, here=here[known.full_name])
+            _print_facts(known, fetched=fetched[known.full_name])
     else:
         columns = [Column("name", narrow=48), Column("MB", number=True, drop=1), Column("check", drop=3)]
-        columns += [Column("trained on", drop=2), Column("here")]
+        columns += [Column("trained on", drop=2), Column("fetched")]
         rows = [
             (
                 known.full_name,
                 f"{known.size_mb:.1f}",
                 known.check.kind,
                 known.trained_on,
-                "yes" if here[known.full_name] else "no",
+                "yes" if fetched[known.full_name] else "no",
             )
             for known in listed
         ]
@@ -153,10 +153,10 @@ def print_weights(network: str | None, *, long: bool, wide: bool) -> None:
     print(f"kept in {folder}\nuse: moodfuse extract DATA --cache DIR --weights SOURCE=NAME")
 
 
-def _print_facts(known: KnownWeights, *, here: bool) -> None:
+def _print_facts(known: KnownWeights, *, fetched: bool) -> None:
     facts = {
         "network": known.network,
-        "file": f"{known.file}, {known.size_mb:.1f} MB{', here' if here else ''}",
+        "file": f"{known.file}, {known.size_mb:.1f} MB{', fetched' if fetched else ''}",
         "address": f"{known.url} ({known.member})" if known.member else known.url,
         "check": f"{known.check} ({STRENGTHS[known.check.kind]})",
         "licence": known.licence,

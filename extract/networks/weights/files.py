@@ -49,7 +49,7 @@ class WeightsError(InputError):
 def file_kind(path: Path) -> str:
     """``safetensors``, ``torch``, ``hdf5``, ``pickle`` or ``musicnn``; `WeightsError` for any other file.
 
-    By content, but for ``musicnn``, which has no mark of its own: by size.
+    Recognised by content, except ``musicnn`` files, which have no magic bytes: by size.
     """
     if not path.is_file():
         raise WeightsError(

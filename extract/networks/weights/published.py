@@ -29,7 +29,7 @@ from moodfuse.extract.networks.weights.musicnn import SHA256 as MUSICNN_SHA256
 CheckKind = Literal["sha256", "git-blob", "sha256-prefix", "none"]
 STRENGTHS: dict[CheckKind, str] = {
     "sha256": "strong: SHA-256 of the whole file",
-    "git-blob": "good: SHA-1 of size and content, as git stores it; detects damage, not a well-funded forger",
+    "git-blob": "good: SHA-1 of size and content, as git stores it; detects damage, not a deliberate forgery",
     "sha256-prefix": "weak: the first digits of SHA-256, from the published file name; detects damage only",
     "none": "none published: only names, shapes and finite values of the arrays are checked",
 }
