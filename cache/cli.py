@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moodfuse.cache.terminal import ProgressBar, wide_option
+from moodfuse.cache.terminal import ProgressBar, format_option, wide_option
 
 if TYPE_CHECKING:
     from moodfuse.cache.records import Holdout
@@ -25,14 +25,7 @@ def cache_group() -> None:
 @cache_group.command("ls")
 @_cache_option
 @click.option("--long", "-l", is_flag=True, help="Also list every block: its rows, parts and sizes.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@format_option
 @wide_option
 def cache_ls_command(cache_path: Path, long: bool, form: str, wide: bool) -> None:
     """List the contents of a cache.

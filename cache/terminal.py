@@ -35,6 +35,14 @@ _quiet = False
 wide_option = click.option(
     "--wide", is_flag=True, help="Print every column in full, also where the terminal is too narrow."
 )
+format_option = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print.",
+)
 
 
 class LogFormatter(logging.Formatter):

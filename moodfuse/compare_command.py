@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from moodfuse.cache.terminal import wide_option
+from moodfuse.cache.terminal import format_option, wide_option
 from moodfuse.options import bootstrap_seed_option, draws_option
 
 
@@ -12,14 +12,7 @@ from moodfuse.options import bootstrap_seed_option, draws_option
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", "run_name", help="Name of the run.  [default: the newest]")
 @click.option("--against-run", help="Take B from this run of the same clips.  [default: the run of A]")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print.",
-)
+@format_option
 @draws_option
 @bootstrap_seed_option
 @wide_option

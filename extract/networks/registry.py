@@ -258,9 +258,9 @@ class Hub:
 
     module: str
     library: str  # that has to be installed
-    extra: str | None  # of moodfuse, that installs it; None where moodfuse always does
     example: str
     contents: str
+    extra: str | None = None  # of moodfuse, that installs the library; None if moodfuse always does
 
 
 _HUBS = "moodfuse.extract.networks.hubs"
@@ -268,7 +268,6 @@ HUBS: dict[str, Hub] = {
     "torchvision": Hub(
         module=f"{_HUBS}.torchvision_image",
         library="torchvision",
-        extra=None,
         example="torchvision:efficientnet_b0",
         contents="image models",
     ),
@@ -289,7 +288,6 @@ HUBS: dict[str, Hub] = {
     "torchaudio": Hub(
         module=f"{_HUBS}.torchaudio_speech",
         library="torchaudio",
-        extra=None,
         example="torchaudio:WAVLM_BASE",
         contents="wav2vec 2.0, HuBERT and WavLM",
     ),
