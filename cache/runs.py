@@ -3,9 +3,10 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache as call_once
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 _ARRAYS = ("probabilities", "unscaled", "repeats", "series")
 """Arrays of a result in a run's predictions; only the first is required."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PREDICTION_COLUMNS = ("id", "group", "fold", "label", "result", "predicted")
+"""Columns of out-of-fold predictions; a column of probabilities for each class follows."""
 RERUN_HINT = "run fuse again under another --run name"
 FORMAT = "moodfuse-predictions"
 
@@ -158,6 +161,38 @@ class Run:
                     raise InputError(f"{where}: {name} {array.shape}; expected {expected}")
                 if not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
                     raise InputError(f"{where}: rows of {name} do not sum to 1")
+
+    def to_dataframe(self) -> Any:
+        """Return the out-of-fold predictions of every result under the first fold plan.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each result and clip, with the columns of `predictions.csv`: `id`, `group`, `fold`,
+            `label`, `result`, `predicted`, and the probability of each class.
+
+        Raises
+        ------
+        InputError
+            If pandas is not installed.
+        """
+        try:
+            pandas = import_module("pandas")  # not a dependency of moodfuse
+        except ImportError as error:
+            raise InputError("to_dataframe needs pandas; run: pip install pandas") from error
+        rows = [[*facts, *probabilities] for facts, probabilities in list_predictions(self, self.results)]
+        return pandas.DataFrame(rows, columns=[*PREDICTION_COLUMNS, *self.classes])
+
+
+def list_predictions(
+    run: Run, results: Iterable[Result]
+) -> Iterator[tuple[tuple[str | int, ...], list[float]]]:
+    """Yield the values of `PREDICTION_COLUMNS`, and the probabilities, of each result and clip."""
+    clips = list(zip(run.ids, run.groups, run.folds, run.labels, strict=True))
+    for result in results:
+        for clip, probabilities in zip(clips, result.probabilities, strict=True):
+            predicted = run.classes[int(probabilities.argmax())]
+            yield (*clip, result.name, predicted), probabilities.tolist()
 
 
 def run_names(cache: FeatureCache) -> tuple[str, ...]:

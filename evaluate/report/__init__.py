@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moodfuse.cache.files import write_text
+from moodfuse.cache.runs import PREDICTION_COLUMNS, list_predictions
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.difference import Difference
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore
@@ -206,12 +207,9 @@ def predictions_csv(evaluation: Evaluation) -> str:
         scored = detailed_results(evaluation)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "group", "fold", "label", "result", "predicted", *run.classes])
-    clips = list(zip(run.ids, run.groups, run.folds, run.labels, strict=True))
-    for one in scored:
-        for clip, values in zip(clips, one.result.probabilities, strict=True):
-            predicted = run.classes[int(values.argmax())]
-            writer.writerow([*clip, one.result.name, predicted, *(f"{value:.6g}" for value in values)])
+    writer.writerow([*PREDICTION_COLUMNS, *run.classes])
+    for facts, probabilities in list_predictions(run, [one.result for one in scored]):
+        writer.writerow([*facts, *(f"{value:.6g}" for value in probabilities)])
     return text.getvalue()
 
 

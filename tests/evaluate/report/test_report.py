@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from moodfuse.cache.errors import InputError
 from moodfuse.cache.runs import Run, read_run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import evaluate_run
@@ -103,6 +106,23 @@ def test_predictions_csv_has_every_probability(make_run: MakeRun, monkeypatch: p
     monkeypatch.setattr("moodfuse.evaluate.report.page.PANEL_LIMIT", 2)
     shown = {row["result"] for row in csv.DictReader(io.StringIO(predictions_csv(evaluation)))}
     assert evaluation.best.result.name in shown and len(shown) == 2
+
+
+def test_a_data_frame_has_the_rows_of_predictions_csv(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every digit of the probabilities; without pandas the error says what to install."""
+    pandas = SimpleNamespace(DataFrame=lambda rows, columns: (columns, rows))
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    run = make_run()
+    columns, rows = run.to_dataframe()
+    header, *written = csv.reader(io.StringIO(predictions_csv(evaluate_run(run, draws=20))))
+    assert columns == header
+    assert [[*map(str, row[:6]), *(f"{value:.6g}" for value in row[6:])] for row in rows] == written
+    assert rows[-1][6:] == run.results[-1].probabilities[-1].tolist()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="to_dataframe needs pandas; run: pip install pandas"):
+        run.to_dataframe()
 
 
 def test_a_leaky_run_is_marked_in_every_row(make_run: MakeRun) -> None:
