@@ -172,8 +172,8 @@ def _missing_commands(rows: list[ComparedRow], published: Published, cache: str)
 def comparison_csv(comparison: Comparison) -> str:
     """The rows as CSV, one line per published row and one per result of ours.
 
-    `sources` is without recipes; `low` and `high` are the 95 % interval of the accuracy; `protocol` is that
-    of our rows, ``LEAKY`` for a leaky run. Unknown values are empty.
+    `sources` is without recipes; our `accuracy` is the mean over the fold plans, with its 95 % interval
+    `low` to `high`; `protocol` is that of our rows, ``LEAKY`` for a leaky run. Unknown values are empty.
     """
     published, evaluation = comparison.published, comparison.evaluation
     methods = {
@@ -192,6 +192,7 @@ def comparison_csv(comparison: Comparison) -> str:
             writer.writerow({**names, **method, **row.published})
         if row.ours is not None:
             result, total = row.ours.result, row.ours.score
+            accuracy, interval = row.ours.mean_accuracy
             method = {
                 "who": OURS,
                 "protocol": evaluation.marker or evaluation.run.protocol,
@@ -200,7 +201,7 @@ def comparison_csv(comparison: Comparison) -> str:
                 "level": result.level,
                 "clips": total.clips,
             }
-            scores = (total.accuracy, *total.accuracy_ci95.ends, total.macro_f1, total.auc)
+            scores = (accuracy, *interval.ends, total.macro_f1, total.auc)
             rounded = ("" if math.isnan(value) else round(value, 6) for value in scores)
             writer.writerow({**names, **method, **dict(zip(COLUMNS[-5:], rounded, strict=True))})
     return text.getvalue()

@@ -218,7 +218,6 @@ def _add_note(plans: tuple[Plan, ...], asked: int) -> tuple[tuple[Plan, ...], st
     notes = []
     if len(plans) > 1:
         notes.append(f"cross-validation was repeated over {len(plans)} distinct fold plans")
-        notes.append("the table shows the first plan; its log loss is the mean over all")
     if len(plans) < asked:
         why = "they divide the clips as another does, or hold a class in too few folds"
         notes.append(f"{asked - len(plans)} of {asked} fold plans were left out: {why}")

@@ -183,7 +183,8 @@ def _fuse(cache: "FeatureCache", settings: "AblationSettings", *, wide: bool) ->
     ]
     print_table(columns, [rows], wide=wide)
     measure = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
-    click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}")
+    plans = f", first of {1 + len(run.repeat_folds)} fold plans" if run.repeat_folds else ""
+    click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}{plans}")
     click.echo(f"next: moodfuse evaluate --cache {cache.path} --run {run.name}")
     return run
 

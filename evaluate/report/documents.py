@@ -7,6 +7,7 @@ from moodfuse.evaluate.markup import number, percent
 from moodfuse.evaluate.report.page import MISTAKE_LIMIT, wrong_rows
 from moodfuse.evaluate.report.text import (
     TextTable,
+    first_plan,
     importance_table,
     inflation_table,
     modality_table,
@@ -25,7 +26,7 @@ def markdown_report(evaluation: Evaluation) -> str:
         "contributions": contributions,
         "scores": [confusion_table(evaluation), class_table(evaluation)],
         "errors": error_table(evaluation) if wrong_rows(evaluation) else None,
-        "inflation": inflation_table(evaluation.inflation) if evaluation.inflation else None,
+        "inflation": inflation_table(evaluation, evaluation.inflation) if evaluation.inflation else None,
         "calibration": evaluation.best.calibration,
     }
     return render_report("report.md.j2", evaluation, **values).rstrip("\n") + "\n"
@@ -60,7 +61,8 @@ def class_table(evaluation: Evaluation) -> TextTable:
         for row in evaluation.best.per_class
     ]
     description = (
-        f"{evaluation.best.result.name}, each emotion against the others; precision, recall and F1 in %."
+        f"{evaluation.best.result.name}, each emotion against the others{first_plan(evaluation)}; precision, "
+        "recall and F1 in %."
     )
     return TextTable(f"{evaluation.marker} Scores by emotion".strip(), description, columns, 1, [cells])
 
@@ -68,7 +70,10 @@ def class_table(evaluation: Evaluation) -> TextTable:
 def confusion_table(evaluation: Evaluation) -> TextTable:
     """Clips of the best result by true (rows) and predicted emotion."""
     best, classes = evaluation.best, evaluation.run.classes
-    description = f"{best.result.name}: clips by true emotion (rows) and predicted emotion (columns)."
+    description = (
+        f"{best.result.name}: clips by true emotion (rows) and predicted emotion (columns)"
+        f"{first_plan(evaluation)}."
+    )
     cells = [
         (label, *map(str, counts))
         for label, counts in zip(classes, best.score.confusion_matrix.tolist(), strict=True)
@@ -85,6 +90,9 @@ def error_table(evaluation: Evaluation) -> TextTable:
     for row in wrong[:MISTAKE_LIMIT]:
         values = result.probabilities[row]
         cells.append((run.ids[row], run.labels[row], run.classes[values.argmax()], percent(values.max())))
-    description = f"{result.name}: the most confident wrong predictions, {len(cells)} of {len(wrong)}."
+    description = (
+        f"{result.name}: the most confident wrong predictions{first_plan(evaluation)}, {len(cells)} of "
+        f"{len(wrong)}."
+    )
     columns = ("clip", "label", "predicted", "probability")
     return TextTable(f"{evaluation.marker} Errors".strip(), description, columns, 3, [cells])

@@ -66,7 +66,7 @@ def design_of(run: Run) -> str:
 def summarize(evaluation: Evaluation) -> Summary:
     """The main finding of an evaluation, corrected for the selection where that is possible."""
     best, headline = evaluation.best, evaluation.headline
-    value, ends = best.score.accuracy, best.score.accuracy_ci95
+    value, ends = best.mean_accuracy
     claim = f"Accuracy of {best.result.name}: {percent(value)} ({interval_text(ends)})."
     if headline is not None and not math.isnan(headline.corrected):
         value, ends = headline.corrected, headline.corrected_ci95
@@ -125,6 +125,17 @@ def over_plans(evaluation: Evaluation) -> str:
     return f" over {plans} fold plans" if plans > 1 else ""
 
 
+def first_plan(evaluation: Evaluation) -> str:
+    """``" under the first fold plan"``, for numbers that are not means over several plans."""
+    return " under the first fold plan" if evaluation.run.repeat_folds else ""
+
+
+def plans_note(evaluation: Evaluation) -> str:
+    """Of which fold plans the metrics in a table of results are; empty for one plan."""
+    over = over_plans(evaluation)
+    return f"; accuracy and log loss are means{over}, macro F1, AUC and ECE are of the first" if over else ""
+
+
 def _limits(evaluation: Evaluation) -> Iterator[str]:
     headline = evaluation.headline
     if headline is not None and headline.picks:
@@ -153,6 +164,8 @@ def render_report(template: str, evaluation: Evaluation, **values: object) -> st
         marker=evaluation.marker,
         design=design_of(run),
         over_plans=over_plans(evaluation),
+        plans_note=plans_note(evaluation),
+        first_plan=first_plan(evaluation),
         summary=summarize(evaluation),
         modality_sentences=_modality_sentences(evaluation),
         notes=_remaining_notes(evaluation),
@@ -179,23 +192,26 @@ def _remaining_notes(evaluation: Evaluation) -> list[str]:
 def results_table(evaluation: Evaluation, sections: Iterable[Iterable[ResultScore]]) -> TextTable:
     """Accuracy and macro F1 in %, AUC, log loss and ECE of results."""
     columns = ("sources", "head", "level", "accuracy [95 %]", "macro F1", "AUC", "log loss", "ECE", "notes")
-    order = f"sorted by log loss{over_plans(evaluation)}, in nats"
     rows = [
         [_result_cells(scored, evaluation.marked_notes(scored)) for scored in section] for section in sections
     ]
     shown, total = sum(map(len, rows)), len(evaluation.scored)
     subset = "" if shown == total else f" {shown} of {total} results; metrics.csv has all."
-    description = f"Accuracy with its 95 % interval and macro F1 in %; {order}.{subset}"
+    description = (
+        f"Accuracy with its 95 % interval and macro F1 in %{plans_note(evaluation)}; sorted by log loss, in "
+        f"nats.{subset}"
+    )
     return TextTable(f"{evaluation.marker} Results".strip(), description, columns, 3, rows)
 
 
 def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, ...]:
     total, result = scored.score, scored.result
+    accuracy, interval = scored.mean_accuracy
     return (
         "+".join(result.sources),
         result.head,
         result.level,
-        f"{number(100 * total.accuracy, 1)} {total.accuracy_ci95.shown('.0f', scale=100)}",
+        f"{number(100 * accuracy, 1)} {interval.shown('.0f', scale=100)}",
         number(100 * total.macro_f1, 1),
         *(number(value, 3) for value in (total.auc, scored.rank.log_loss, total.ece)),
         "; ".join(notes),
@@ -227,8 +243,8 @@ def modality_table(evaluation: Evaluation) -> TextTable:
 def importance_table(evaluation: Evaluation, rows: list[SourceImportance]) -> TextTable:
     """Contribution of each source under one head and level."""
     description = (
-        "Shapley value: mean gain of accuracy over all orders of adding the sources; loss: accuracy of all "
-        "sources minus that of all others."
+        f"Accuracy{first_plan(evaluation)}. Shapley value: its mean gain over all orders of adding the "
+        "sources; loss: accuracy of all sources minus that of all others."
     )
     columns = ("source", "alone, %", "Shapley value, points", "loss without it, points")
     gains = [(gain_text(row.shapley, row.shapley_ci95), gain_text(row.drop, row.drop_ci95)) for row in rows]
@@ -237,12 +253,13 @@ def importance_table(evaluation: Evaluation, rows: list[SourceImportance]) -> Te
     return TextTable(title.strip(), description, columns, 1, [cells])
 
 
-def inflation_table(inflation: Inflation) -> TextTable:
+def inflation_table(evaluation: Evaluation, inflation: Inflation) -> TextTable:
     """Accuracy of each result without and with a leak."""
     mean = gain_text(inflation.mean_points, inflation.mean_points_ci95)
     description = (
-        f"Run {inflation.honest_run} compared with {inflation.leaky_run}, which is {LEAKY_MARK}: its "
-        f"networks were trained on all clips. Mean inflation of the fusions: {mean} points."
+        f"Accuracy{first_plan(evaluation)} in run {inflation.honest_run}, and in {inflation.leaky_run}, "
+        f"which is {LEAKY_MARK}: its networks were trained on all clips. Mean inflation of the fusions: "
+        f"{mean} points."
     )
     columns = ("result", "no leak, %", f"{LEAKY_MARK}, %", "inflation, points")
     accuracies = [(number(100 * row.honest, 1), number(100 * row.leaky, 1)) for row in inflation.rows]
@@ -268,7 +285,7 @@ def print_evaluation(evaluation: Evaluation, *, wide: bool = False) -> None:
     for rows in evaluation.importance_by_head[:1]:
         _print_table(importance_table(evaluation, rows), wide=wide)
     if evaluation.inflation is not None:
-        _print_table(inflation_table(evaluation.inflation), wide=wide)
+        _print_table(inflation_table(evaluation, evaluation.inflation), wide=wide)
     print_lines((f"note: {note}" for note in _remaining_notes(evaluation)), wrap=True)
 
 
@@ -287,7 +304,7 @@ def print_comparison(comparison: Comparison, *, wide: bool = False) -> None:
     name, run = comparison.published.name, comparison.evaluation.run
     description = (
         f"{comparison.published.citation}. {name} on {comparison.published.clips} clips, ours on "
-        f"{len(run.ids)}. Accuracy and macro F1 in %."
+        f"{len(run.ids)}. Accuracy and macro F1 in %{plans_note(comparison.evaluation)}."
     )
     columns: tuple[str, ...] = ("networks", "method", "recipe", f"{name} acc.", "macro F1", "AUC")
     columns += ("our acc. [95 %]", "macro F1", "AUC")

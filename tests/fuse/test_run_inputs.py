@@ -61,8 +61,7 @@ def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
     plans, note = fold_plans(cache, ("i3d",), "no-crossfit", 9)
     count = len(plans)
     assert 1 < count == len(divisions(plans)) <= 4 and plans[0] == cache.plan
-    assert f"over {count} distinct fold plans; the table shows the first" in note
-    assert f"{9 - count} of 9 fold plans were left out" in note
+    assert f"over {count} distinct fold plans; {9 - count} of 9 fold plans were left out" in note
     assert fold_plans(cache, ("i3d",), "no-crossfit", 1) == ((cache.plan,), "")
 
 

@@ -14,7 +14,7 @@ from moodfuse.evaluate.paired import SourceImportance
 from moodfuse.evaluate.report import metrics_values
 from moodfuse.evaluate.report.documents import latex_class_table, latex_table, markdown_report
 from moodfuse.evaluate.report.page import render_page
-from moodfuse.evaluate.report.text import print_evaluation, summarize
+from moodfuse.evaluate.report.text import print_evaluation, results_table, summarize
 from tests.evaluate.test_planned import make_run as planned_run
 
 MakeRun = Callable[..., Run]
@@ -60,6 +60,27 @@ def test_the_terminal_shows_claim_results_and_comparisons(
     for text in ("ECE", "Using a trained head instead of the mean", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
     assert "Mean inflation of the fusions: +" in shown
+
+
+def test_tables_of_results_have_the_accuracy_of_the_figure(make_run: MakeRun) -> None:
+    """The mean over the fold plans; numbers of the first plan have that in their captions."""
+    run = make_run()
+    evaluation = with_importance(run)
+    (accuracy, interval), first = evaluation.scored[-1].mean_accuracy, evaluation.scored[-1].score.accuracy
+    cell = f"{100 * accuracy:.1f} {interval.shown('.0f', scale=100)}"
+    assert f"{100 * accuracy:.1f}" != f"{100 * first:.1f}"
+    (row,) = [row for row in results_table(evaluation, [evaluation.ranked]).sections[0] if "softmax" in row]
+    page, markdown, latex = render_page(evaluation), markdown_report(evaluation), latex_table(evaluation)
+    assert row[3] == cell and cell in markdown and cell in latex
+    assert f'<td class="n wide" data-value="{accuracy}">' in page
+    note = "accuracy and log loss are means over 2 fold plans, macro F1, AUC and ECE are of the first"
+    assert all(note in text for text in (page, markdown, latex))
+    assert markdown.count("under the first fold plan") == 4  # contributions, matrix, scores, errors
+    assert "emotion (columns) under the first fold plan" in page
+    assert "under the first fold plan" in latex_class_table(evaluation)
+    single = replace(run, repeat_folds=(), results=run.results[:3])
+    texts = [make(evaluate_run(single, draws=50)) for make in (render_page, markdown_report, latex_table)]
+    assert not any("fold plan" in text for text in texts)
 
 
 def test_whether_video_helps_is_answered_by_modality(
