@@ -1,7 +1,6 @@
 """Export a result of a run as a model: fit its head on all clips and write it with its networks."""
 
 import logging
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
+from moodfuse.evaluate.markup import markdown_text
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.scoring import score_resamples
 from moodfuse.evaluate.selection import (
@@ -345,12 +345,12 @@ def _reading_notes(cache: FeatureCache) -> list[str]:
         if name not in ("missing", "group-pattern")
     )
     if options:
-        notes.append(f"extract read the training clips with {options}; pass the same options to predict")
+        notes.append(f"extract read the training clips with `{options}`; pass the same options to `predict`")
     if "group-pattern" in cache.reading:
         pattern = shlex.quote(str(cache.reading["group-pattern"]))
         notes.append(
-            f"extract grouped the training clips with --group-pattern {pattern}; pass the same to evaluate "
-            "--model"
+            f"extract grouped the training clips with `--group-pattern {pattern}`; pass the same to "
+            "`evaluate --model`"
         )
     clips = [status.clip for status in cache.clips]
     windows = [clip.end_s - clip.start_s for clip in clips if clip.end_s is not None]
@@ -359,7 +359,7 @@ def _reading_notes(cache: FeatureCache) -> list[str]:
         span = " to ".join(dict.fromkeys(f"{length:g}" for length in (min(lengths), max(lengths))))
         notes.append(
             f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the "
-            f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label such windows"
+            f"first {WINDOW_S:g} s of a file; pass a CSV with `path,start_s,end_s` to label such windows"
         )
     return notes
 
@@ -385,14 +385,21 @@ def _json_number(value: float) -> float | None:
 
 
 def summarize(card: ModelCard) -> str:
-    """Return `MODEL.md`, the summary of a model, in which Markdown shows names as they are."""
+    """Return `MODEL.md`, the summary of a model, in which Markdown shows names and commands as they are."""
     environment = Environment(loader=PackageLoader("moodfuse.model", ""), undefined=StrictUndefined)
     environment.filters |= {
-        "markdown": lambda text: re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text)),
+        "markdown": markdown_text,
+        "with_code": _markdown_with_code,
         "number": _format_number,
         "interval": lambda ends: "–" if set(ends) == {None} else f"[{', '.join(map(_format_number, ends))}]",
     }
     return environment.get_template("MODEL.md.j2").render(card=card, expected=card.expected)
+
+
+def _markdown_with_code(text: str) -> str:
+    """Escape text for Markdown; what stands between two backticks is code."""
+    parts = printable(text).split("`")
+    return "".join(f"`{part}`" if index % 2 else markdown_text(part) for index, part in enumerate(parts))
 
 
 def _format_number(value: float | None) -> str:

@@ -60,10 +60,10 @@ def test_the_model_imputes_if_extract_did(
     lines: list[str] = []
     settings = ExportSettings(QUICK, tmp_path / "a")
     assert export_model(trained.cache, trained.fewer, settings, echo=lines.append).impute
-    assert "training clips with --allow-partial --deadline 600; pass the same options to predict" in lines[0]
-    assert "training clips with --group-pattern '([a-z]+) -'; pass the same to evaluate --model" in lines[1]
+    assert "training clips with `--allow-partial --deadline 600`; pass the same options to " in lines[0]
+    assert "clips with `--group-pattern '([a-z]+) -'`; pass the same to `evaluate --model`" in lines[1]
     text = (tmp_path / "a" / "MODEL.md").read_text(encoding="utf-8")
-    assert f"Note: {lines[0]}." in text and r"--group-pattern '\(\[a-z\]+\) -'; pass" in text
+    assert f"Note: {lines[0]}." in text and f"Note: {lines[1]}." in text
     refusing = ExportSettings(QUICK, tmp_path / "b", impute=False)
     assert not export_model(trained.cache, trained.fewer, refusing).impute
 
@@ -279,10 +279,10 @@ def test_features_of_an_earlier_network_are_not_exported(
 
 
 def test_the_summary_shows_names_as_they_are() -> None:
-    """Heading, labels, counts, sources and notes are escaped in Markdown."""
+    """Heading, labels and counts are escaped in Markdown, as are notes but for the code in them."""
     names = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
     recipe: Any = SimpleNamespace(source="onedmcnn|x", modality="sound")
-    label, shown = "![a](b)\n# <c>", r"\!\[a\]\(b\)\\n\# \<c\>"
+    label, shown = "![a](b)\n# <c> (d*)", r"![a]\(b)\\n# \<c\> (d\*)"
     intervals = {f"{name}_ci95": [0.4, None] for name in names}
     card = ModelCard(
         name=label,
@@ -300,12 +300,13 @@ def test_the_summary_shows_names_as_they_are() -> None:
         impute=False,
         training={"clips": 8, "groups": 8, "labels": {label: 4, "sad": 4}},
         expected={"clips": 8, "groups": 8, **dict.fromkeys(names, 0.5), **intervals},
-        notes=(f"about {label}",),
+        notes=(f"about {label}", "with `--group-pattern '^(a_|b*)\\d'`, an ` and <b>"),
     )
     text = summarize(card)
     assert text.startswith(f"# {shown}\n")
     assert f"- trained on 8 clips in 8 groups: {shown} 4, sad 4\n" in text
     assert f"\nNote: about {shown}.\n" in text and text.count(shown) == 4
     assert "| macro F1 | 0.500 | [0.400, –] |\n" in text
-    assert r"- sources: onedmcnn\|x" in text
+    assert r"Note: with `--group-pattern '^(a_|b*)\d'`, an ` and <b>`." in text
+    assert "- sources: `onedmcnn|x`\n- head: `softmax` on logits\n" in text
     assert "reads audio only: files without video are labelled, those without audio refused" in text
