@@ -292,17 +292,18 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
 
     Example: moodfuse weights fetch hf:facebook/dinov2-base
     """
+    from moodfuse.cache.terminal import print_lines
     from moodfuse.extract.networks import fetch_weights, named_weights
     from moodfuse.extract.recipe_files import RecipeChoice, name_hf_sources, source_weights
 
     for name, known in [(name, named_weights(name)) for name in names]:
         if known is not None:
-            click.echo(f"{known.name}: {fetch_weights(known)} ({known.check})")
+            print_lines([f"{known.name}: {fetch_weights(known)} ({known.check})"], wrap=True)
         else:
             (source,), choice = name_hf_sources([name], RecipeChoice())
             facts = source_weights(source, choice)
             assert facts is not None  # a hub's network starts from its weights
-            click.echo(f"{name}: {facts.path} (sha256 {facts.sha256})")
+            print_lines([f"{name}: {facts.path} (sha256 {facts.sha256})"], wrap=True)
 
 
 @weights_group.command("convert")
@@ -321,7 +322,8 @@ def weights_convert_command(weights: str, network: str, output: Path) -> None:
       moodfuse weights convert model_rgb.pth --network i3d \\
         --output i3d.safetensors
     """
+    from moodfuse.cache.terminal import print_lines
     from moodfuse.extract.networks import convert_weights, create_network
 
     facts = convert_weights(weights, create_network(network, num_classes=1), output)
-    click.echo(f"{output}: {facts}")
+    print_lines([f"{output}: {facts}"], wrap=True)

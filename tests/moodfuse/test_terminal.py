@@ -10,13 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from moodfuse import cli
 from moodfuse.cache import terminal
 from moodfuse.cli import COMMANDS, main
+from moodfuse.extract.networks import create_network
 from moodfuse.predict.outputs import format_table
 
 SOURCES = ("hf-facebook--dinov2-base-my-long-recipe-1", "hf-facebook--dinov2-base-my-long-recipe-2")
@@ -56,11 +59,17 @@ def write_dataset(folder: Path) -> None:
 
 
 def test_no_line_of_any_command_is_longer_than_80_columns(
-    call: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., str], trained: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All commands but those that need a network or a browser to do something."""
+    """All commands but those that download, or serve; `extract` and `demo` with nothing to do."""
     monkeypatch.chdir(tmp_path)
     write_dataset(tmp_path)
+    labelled = Path("a-folder-with-a-long-name", "a-clip-with-a-long-name-and-a-number-01.mp4")
+    labelled.parent.mkdir()
+    labelled.hardlink_to(trained.held[0])
+    weights = create_network("onedmcnn", num_classes=1).state_dict()
+    torch.save(weights, "a-file-of-weights-with-a-long-name.pt")
+    convert = ("weights", "convert", "a-file-of-weights-with-a-long-name.pt", "--network", "onedmcnn")
     printed = {}
     for source in SOURCES:
         words = ("cache", "import", f"{source}.npz", *RUN, "--labels", "labels.csv", "--source", source)
@@ -73,9 +82,14 @@ def test_no_line_of_any_command_is_longer_than_80_columns(
         "cache ls": call("cache", "ls", *RUN, "--long"),
         "cache prune": call("cache", "prune", *RUN, "--source", SOURCES[0], "--fits", "--runs", "run-1"),
         "cache verify": call("cache", "verify", *RUN),
+        "cache export": call(
+            "cache", "export", *RUN, "--source", SOURCES[0], "--output", f"{SOURCES[0]}.csv"
+        ),
         "weights": call("weights", "ls"),
+        "weights convert": call(*convert, "--output", f"{SOURCES[0]}.safetensors"),
         "networks": call("networks"),
-        "predict": call("predict", "--model", "none", "clips"),
+        "predict": call("predict", "--model", str(model), "--why", str(labelled)),
+        "predict without a model": call("predict", "--model", "none", "clips"),
         "serve": call("serve", "--model", "none", "--port", "0"),
         "extract": call("extract", "clips", *RUN),
         "demo": call("demo", "--seed", "x"),
@@ -83,8 +97,9 @@ def test_no_line_of_any_command_is_longer_than_80_columns(
     assert {name.split()[0] for name in printed} >= COMMANDS.keys() - {"cache"}
     long = [(name, line) for name, text in printed.items() for line in text.splitlines() if len(line) > 80]
     assert long == [], "\n".join(map(str, long))
-    for name in ("fuse", "evaluate", "compare", "cache ls", "cache prune"):
+    for name in ("fuse", "evaluate", "compare", "cache ls", "cache prune", "cache export", "weights convert"):
         assert "hf-facebook--dinov2" in printed[name], printed[name]
+    assert "-01.mp4  " in printed["predict"] and "onedmcnn@brief" in printed["predict"], printed["predict"]
 
 
 def test_rows_of_predict_fit_80_columns() -> None:
