@@ -217,6 +217,9 @@ class Evaluation:
             f"95 % t intervals over {format_group_count(self.group_count, effective)} from {self.draws} "
             f"bootstrap draws (seed {self.seed}); they reflect the sampling of clips, "
             "not the variation between trainings",
+            "95 % intervals of accuracies over several fold plans are corrected resampled t intervals"
+            if self.run.repeat_folds
+            else None,
         ]
         return list(dict.fromkeys(note for note in notes if note))
 

@@ -107,9 +107,10 @@ def _printable(text: str) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """HTML with no line break between a number and its percent sign or seconds, or within a range."""
+    """HTML with no line break between a number and its unit, within a range, a p-value or an option."""
     html = re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(_printable(text))))
-    return Markup(re.sub(r"\d+-\d+\u00a0%", r'<span class="value">\g<0></span>', html))
+    html = re.sub(r"\bp (=|&lt;) (?=\d)", "p\u00a0\\1\u00a0", html)
+    return Markup(re.sub(r"\d+-\d+\u00a0%|--[a-z][a-z-]+", r'<span class="value">\g<0></span>', html))
 
 
 def page_environment(

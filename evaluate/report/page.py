@@ -103,6 +103,7 @@ def render_page(
         results=results,
         curves=[_curves(scored, labels) for scored in results],
         reach=_chart_reach(evaluation.importance),
+        has_notes=any(scored.result.notes for scored in evaluation.scored),
         has_missing=any(scored.complete for scored in evaluation.scored),
         predicted=[run.classes[index] for index in best.argmax(axis=1)],
         confidence=best.max(axis=1).tolist(),

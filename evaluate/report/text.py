@@ -133,7 +133,9 @@ def first_plan(evaluation: Evaluation) -> str:
 def plans_note(evaluation: Evaluation) -> str:
     """Of which fold plans the metrics in a table of results are; empty for one plan."""
     over = over_plans(evaluation)
-    return f"; accuracy and log loss are means{over}, macro F1, AUC and ECE are of the first" if over else ""
+    return (
+        f"; accuracy and log loss are means{over}, macro F1, AUC and ECE those of the first" if over else ""
+    )
 
 
 def _limits(evaluation: Evaluation) -> Iterator[str]:
@@ -221,9 +223,9 @@ def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, 
 def modality_table(evaluation: Evaluation) -> TextTable:
     """Accuracy of audio, of video and of both, and the contribution of each."""
     description = (
-        "Accuracy of one head and level on all audio sources, all video sources, and both"
-        f"{over_plans(evaluation)}. Shapley value: mean of the accuracy that the modality adds to no source "
-        "and to the other modality."
+        f"Accuracy{over_plans(evaluation)} of one head and level on all audio sources, all video sources, "
+        "and both. Shapley value: mean of the accuracy that the modality adds to no source and to the other "
+        "modality."
     )
     columns = ("modality", "result", "accuracy [95 %]", "Shapley value, points")
     cells = [

@@ -91,6 +91,24 @@ def test_the_page_has_every_section_in_order(html: str) -> None:
     assert "corrected for the selection it is" not in html
 
 
+def test_numbers_and_options_are_not_broken() -> None:
+    """A p-value stays on one line, and so does an option."""
+    run = build_run()
+    page = render_page(
+        evaluate_run(replace(run, notes=("p < 0.001, 95 % CI 3-5 %: --group-pattern",)), draws=50)
+    )
+    space = "\u00a0"
+    wanted = f'p{space}&lt;{space}0.001, 95{space}% CI <span class="value">3-5{space}%</span>: '
+    assert wanted + '<span class="value">--group-pattern</span></li>' in page
+
+
+def test_a_column_of_notes_needs_notes(html: str) -> None:
+    """Without any note on a result the table of all results has no such column."""
+    column, run = '<th scope="col">notes</th>', build_run()
+    silent = replace(run, results=tuple(replace(result, notes=()) for result in run.results))
+    assert column in html and column not in render_page(evaluate_run(silent, draws=50))
+
+
 def test_empty_sections_have_a_sentence() -> None:
     """A run of one result has no comparison, no audit, no importance and no thumbnails."""
     run = build_run()

@@ -73,7 +73,7 @@ def test_tables_of_results_have_the_accuracy_of_the_figure(make_run: MakeRun) ->
     page, markdown, latex = render_page(evaluation), markdown_report(evaluation), latex_table(evaluation)
     assert row[3] == cell and cell in markdown and cell in latex
     assert f'<td class="n wide" data-value="{accuracy}">' in page
-    note = "accuracy and log loss are means over 2 fold plans, macro F1, AUC and ECE are of the first"
+    note = "accuracy and log loss are means over 2 fold plans, macro F1, AUC and ECE those of the first"
     assert all(note in text for text in (page, markdown, latex))
     assert markdown.count("under the first fold plan") == 4  # contributions, matrix, scores, errors
     assert "emotion (columns) under the first fold plan" in page
