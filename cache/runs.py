@@ -65,6 +65,9 @@ class Result:
         One per outer fold; 1 where none could be learned. Empty where nothing was scaled.
     repeats : ndarray of float64, shape (R - 1, N, C), or None
         `probabilities` under the further fold plans `Run.repeat_folds`; `None` where there are none.
+    settings : tuple of mapping of str to float
+        The settings of the head that inner folds chose, one mapping per outer fold; empty where none were
+        chosen.
     series : ndarray of float64, shape (N, C), or None
         `probabilities` under the fold plan `Run.series_folds`, which keeps each series of numbered file names
         in one fold (`moodfuse.cache.name_series`); `None` where there is no series, or a source is tuned.
@@ -79,6 +82,7 @@ class Result:
     temperatures: tuple[float, ...] = ()
     repeats: np.ndarray | None = None
     series: np.ndarray | None = None
+    settings: tuple[Mapping[str, float], ...] = ()
 
     @property
     def over_plans(self) -> np.ndarray:

@@ -215,6 +215,7 @@ def _make_result(
         notes=make_result_notes([one.chosen for one in predictions], default=default, leaky=leaky),
         unscaled=first.unscaled,
         temperatures=first.temperatures,
+        settings=first.settings if any(first.settings) else (),
         repeats=np.stack(scaled[1:]) if len(scaled) > 1 else None,
         series=None if series is None else _collect_folds(result, series).scaled,
     )
@@ -227,6 +228,7 @@ class _Predictions:
     unscaled: Floats
     scaled: Floats
     temperatures: tuple[float, ...]  # one per fold
+    settings: tuple[Mapping[str, float], ...]  # one per fold
     chosen: bool  # whether settings were chosen in every fold
 
 
@@ -238,7 +240,8 @@ def _collect_folds(result: PlannedResult, plan: PlanFits) -> _Predictions:
         unscaled[rows.folds == fold] = fit.values
     temperatures = tuple(fit.temperature for fit in folds)
     scaled = apply_temperature(unscaled, np.array(temperatures)[rows.folds])
-    return _Predictions(unscaled, scaled, temperatures, all(fit.chosen for fit in folds))
+    settings = tuple(fit.settings for fit in folds)
+    return _Predictions(unscaled, scaled, temperatures, settings, all(fit.chosen for fit in folds))
 
 
 def accuracies(run: Run) -> list[float]:

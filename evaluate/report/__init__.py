@@ -134,6 +134,7 @@ def _result_values(evaluation: Evaluation, scored: ResultScore) -> dict[str, obj
         "sources": list(scored.result.sources),
         "head": scored.result.head,
         "level": scored.result.level,
+        "settings": [dict(settings) for settings in scored.result.settings],
         **_score_values(scored.score),
         "per_fold": _json_value(scored.per_fold),
         "per_class": _json_value(scored.per_class),

@@ -138,6 +138,7 @@ def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None
         "commands",
         "versions",
         "modalities",
+        "settings",
         "temperatures",
     }
 
@@ -148,11 +149,12 @@ def test_optional_keys_of_a_run_may_be_missing(whole_cache: FeatureCache) -> Non
     arrays, attributes = read_part(file.with_name(values.pop("predictions")))
     for name in ("digests", "missing", "repeat_folds", "commands", "versions", "class_weight", "modalities"):
         del values[name]
-    del values["results"][0]["temperatures"]
+    del values["results"][0]["temperatures"], values["results"][0]["settings"]
     part = write_part(file.parent, "predictions", arrays, {**attributes, "record": digest16(values)})
     file.write_text(canonical_json({**values, "predictions": part.name}))
     run = read_run(whole_cache, "run-1")
     assert run.digests == run.commands == run.modalities == run.results[0].temperatures == ()
+    assert run.results[0].settings == ()
     assert run.class_weight == ""
 
 

@@ -139,6 +139,9 @@ def test_pair_networks_calibrate_every_result(crossfitted: FeatureCache) -> None
     for result in crossfit.results:
         assert not result.notes and len(set(result.temperatures)) > 1 and result.unscaled is not None
         assert np.array_equal(result.unscaled.argmax(axis=1), result.probabilities.argmax(axis=1))
+        names = {"softmax": ["C"], "lightgbm": ["num_leaves"]}.get(result.head, [])
+        assert all(set(names) <= set(chosen) for chosen in result.settings)
+        assert len(result.settings) == (4 if names else 0)
     assert np.mean(accuracies(crossfit)) > 0.7
     assert any("2 clips have no audio or no video" in note for note in crossfit.notes)
     present = np.array([not status.missing for status in crossfitted.clips])

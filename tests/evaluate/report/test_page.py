@@ -184,6 +184,12 @@ def test_matrices_and_mistakes_are_those_of_the_result(html: str) -> None:
     }
 
 
+def test_chosen_settings_are_those_of_the_result(html: str) -> None:
+    """A result without them has no such line."""
+    assert html.count("by fold, chosen on inner folds") == html.count("C by fold") == 1
+    assert "C by fold, chosen on inner folds: 0.1, 1.0, not chosen." in html
+
+
 def test_thumbnails_come_from_the_media_store(tmp_path: Path) -> None:
     """A frame becomes a small JPEG, wrong predictions first; a clip without media has a placeholder."""
     evaluation = evaluate_run(build_run(), draws=20)

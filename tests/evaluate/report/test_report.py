@@ -22,7 +22,7 @@ from moodfuse.evaluate.report import metrics_csv, metrics_values, predictions_cs
 MakeRun = Callable[..., Run]
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
 RESULT_KEYS = {"sources", "head", "level", "per_fold", "per_class", "calibration", "repeated", "complete"}
-RESULT_KEYS |= {"series_accuracy", "confusion_matrix", "notes"} | {
+RESULT_KEYS |= {"series_accuracy", "confusion_matrix", "notes", "settings"} | {
     f"{name}{end}" for name in METRICS for end in ("", "_ci95")
 }
 
@@ -60,6 +60,7 @@ def test_metrics_json_has_the_published_form(make_run: MakeRun) -> None:
     assert {test["verdict"] for test in values["planned"]} <= {"better", "worse", "not significant"}
     keys = {tuple(pair) for pair in values["paired"]}
     assert keys == {("result", "against", "baseline", "difference", "interval")}
+    assert [result["settings"] for result in values["results"]] == [[]] * 3 + [[{"C": 0.1}, {"C": 1.0}, {}]]
     for result in values["results"]:
         assert set(result) == RESULT_KEYS and result["complete"]["clips"] == 35
         assert sum(map(sum, result["confusion_matrix"])) == 36
