@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from moodfuse.extract.networks import create_network, network_spec
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.registry import TORCHVISION, AudioPreprocessing
+from moodfuse.extract.networks.inputs import AudioPreprocessing
+from moodfuse.extract.networks.registry import TORCHVISION
 from moodfuse.extract.networks.torchvision_video import torchvision_names
 from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS
 

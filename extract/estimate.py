@@ -124,7 +124,7 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
 
 def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
     """Shape of an input of a whole clip, or of `crop_s` seconds of its audio, without the batch axis."""
-    from moodfuse.extract.networks.registry import AudioPreprocessing
+    from moodfuse.extract.networks.inputs import AudioPreprocessing
 
     preprocessing = network.preprocessing
     if isinstance(preprocessing, AudioPreprocessing):

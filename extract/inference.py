@@ -33,7 +33,8 @@ from moodfuse.extract.networks import (
 )
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16, resolve_device
-from moodfuse.extract.networks.registry import input_size, network_spec
+from moodfuse.extract.networks.inputs import input_size
+from moodfuse.extract.networks.registry import network_spec
 from moodfuse.extract.recipe_files import check_network_version, check_registered, read_preprocessing
 from moodfuse.extract.runtime import keep_freed_memory
 

@@ -16,13 +16,12 @@ from moodfuse.cache.records import SAMPLE_RATE_HZ, WINDOW_S, ExtraMedia, FrameWi
 from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media
 from moodfuse.extract.media.decoders import (
     Extent,
-    FrameDecoder,
-    Frames,
     WaveformDecoder,
     compute_preroll_s,
     decode_streams,
     silence,
 )
+from moodfuse.extract.media.frames import FrameDecoder, Frames
 from moodfuse.extract.media.limits import COMPLETE, MediaError
 
 if TYPE_CHECKING:

@@ -32,15 +32,12 @@ from moodfuse.extract.media.decode import (
     settle_window,
 )
 from moodfuse.extract.media.decoders import (
-    DecodedFrame,
-    FrameDecoder,
     StreamDecoder,
     WaveformDecoder,
-    compute_middles_s,
     compute_preroll_s,
     decode_streams,
-    time_frame,
 )
+from moodfuse.extract.media.frames import DecodedFrame, FrameDecoder, compute_middles_s, time_frame
 from moodfuse.extract.media.limits import MediaError
 
 MAX_WINDOWS = 100_000

@@ -5,19 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moodfuse.extract.networks.registry import (
-    NETWORKS,
+from moodfuse.extract.networks.inputs import (
     AudioPreprocessing,
-    NetworkSpec,
     Preprocessing,
     VideoPreprocessing,
+    input_size,
+    preprocessing_from_record,
+)
+from moodfuse.extract.networks.registry import (
+    NETWORKS,
+    NetworkSpec,
     default_weights,
     find_hub,
-    input_size,
     is_registered,
     list_networks,
     network_spec,
-    preprocessing_from_record,
     registered_names,
 )
 from moodfuse.extract.networks.weights.fetch import fetch_weights, print_weights

@@ -14,13 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from moodfuse.extract.networks.registry import (
-    NetworkSpec,
-    Preprocessing,
-    VideoPreprocessing,
-    import_object,
-    network_spec,
-)
+from moodfuse.extract.networks.inputs import Preprocessing, VideoPreprocessing
+from moodfuse.extract.networks.registry import NetworkSpec, import_object, network_spec
 
 CLASSIFIER_STD = 0.01
 CONTAINERS = (nn.Sequential, nn.ModuleList)

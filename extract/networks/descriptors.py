@@ -14,7 +14,8 @@ from torch import Tensor
 
 from moodfuse.extract.networks.audio import slaney_filters
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.registry import AudioPreprocessing, NetworkSpec
+from moodfuse.extract.networks.inputs import AudioPreprocessing
+from moodfuse.extract.networks.registry import NetworkSpec
 
 TINY = 1e-10
 

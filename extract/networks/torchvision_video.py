@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from moodfuse.cache.errors import MoodfuseError, UnknownNameError
 from moodfuse.extract.networks.base import CLASSIFIER_STD, Network, global_mean
-from moodfuse.extract.networks.registry import TORCHVISION, NetworkSpec, VideoPreprocessing
+from moodfuse.extract.networks.inputs import VideoPreprocessing
+from moodfuse.extract.networks.registry import TORCHVISION, NetworkSpec
 
 try:
     import torchvision

@@ -11,7 +11,7 @@ from av.stream import Disposition
 
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.decoders import time_frame
+from moodfuse.extract.media.frames import time_frame
 from odd_media import AudioTrack, Making, VideoTrack, encode_audio, encode_video, mux
 
 

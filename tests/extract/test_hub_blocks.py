@@ -17,7 +17,7 @@ from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.extract.inference import prepare_tuning
 from moodfuse.extract.networks import create_network
 from moodfuse.extract.networks.base import Network, count_blocks
-from moodfuse.extract.networks.registry import VideoPreprocessing
+from moodfuse.extract.networks.inputs import VideoPreprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,7 @@ from moodfuse.cache.digests import digest16
 from moodfuse.extract.inference import make_network
 from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, create_network, network_spec
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.registry import preprocessing_from_record
+from moodfuse.extract.networks.inputs import preprocessing_from_record
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

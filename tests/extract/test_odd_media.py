@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moodfuse.cache.records import FRAMES
 from moodfuse.extract.media import limits
 from moodfuse.extract.media.decode import DecodedClip, read_clip
-from moodfuse.extract.media.decoders import FRAMES, compute_middles_s
+from moodfuse.extract.media.frames import compute_middles_s
 from moodfuse.extract.media.limits import REASONS, Limits, MediaError
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from odd_files import ODD_FILES, READ, Odd

@@ -13,7 +13,7 @@ from torchvision.models import get_model, get_model_weights
 from moodfuse.cache.errors import MoodfuseError, UnknownNameError
 from moodfuse.extract.media.preprocess import frame_indices, video_input
 from moodfuse.extract.networks import create_network, network_spec
-from moodfuse.extract.networks.registry import VideoPreprocessing
+from moodfuse.extract.networks.inputs import VideoPreprocessing
 from moodfuse.extract.networks.torchvision_video import torchvision_names
 from moodfuse.extract.networks.weights.published import known_weights
 

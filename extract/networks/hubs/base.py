@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.extract.networks.base import CLASSIFIER_STD, Network
-from moodfuse.extract.networks.registry import PRETRAINED, NetworkSpec, VideoPreprocessing
+from moodfuse.extract.networks.inputs import VideoPreprocessing
+from moodfuse.extract.networks.registry import PRETRAINED, NetworkSpec
 from moodfuse.extract.networks.weights.files import WeightsError, file_kind
 
 SAFETENSORS = "model.safetensors"

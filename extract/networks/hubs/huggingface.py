@@ -34,15 +34,14 @@ from moodfuse.extract.networks.hubs.huggingface_audio import (
     read_front_end,
 )
 from moodfuse.extract.networks.hubs.huggingface_cache import find_file
-from moodfuse.extract.networks.registry import (
-    PRETRAINED,
+from moodfuse.extract.networks.inputs import (
     AudioPreprocessing,
     Interpolation,
-    NetworkSpec,
     Preprocessing,
     VideoPreprocessing,
     preprocessing_from_record,
 )
+from moodfuse.extract.networks.registry import PRETRAINED, NetworkSpec
 from moodfuse.extract.networks.weights.files import WeightsError
 from moodfuse.extract.networks.weights.load import WeightsFacts
 from moodfuse.extract.networks.weights.published import KnownWeights

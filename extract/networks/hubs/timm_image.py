@@ -24,7 +24,8 @@ from moodfuse.extract.networks.hubs.base import (
     sha256_of,
 )
 from moodfuse.extract.networks.hubs.huggingface_cache import find_file
-from moodfuse.extract.networks.registry import PRETRAINED, Interpolation, NetworkSpec, VideoPreprocessing
+from moodfuse.extract.networks.inputs import Interpolation, VideoPreprocessing
+from moodfuse.extract.networks.registry import PRETRAINED, NetworkSpec
 from moodfuse.extract.networks.weights.files import WeightsError
 from moodfuse.extract.networks.weights.load import WeightsFacts
 from moodfuse.extract.networks.weights.published import KnownWeights

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from moodfuse.cache.errors import UnknownNameError
 from moodfuse.extract.networks.hubs.base import HubNetwork, sha256_of
-from moodfuse.extract.networks.registry import PRETRAINED, AudioPreprocessing, NetworkSpec
+from moodfuse.extract.networks.inputs import AudioPreprocessing
+from moodfuse.extract.networks.registry import PRETRAINED, NetworkSpec
 from moodfuse.extract.networks.weights.files import WeightsError, read_arrays
 from moodfuse.extract.networks.weights.load import WeightsFacts, resolve_weights
 from moodfuse.extract.networks.weights.published import FileCheck, KnownWeights

@@ -18,13 +18,8 @@ from torchvision.transforms import InterpolationMode
 
 from moodfuse.cache.errors import UnknownNameError
 from moodfuse.extract.networks.hubs.base import FrameNetwork, make_frame_spec, sha256_of
-from moodfuse.extract.networks.registry import (
-    PRETRAINED,
-    TORCHVISION,
-    Interpolation,
-    NetworkSpec,
-    VideoPreprocessing,
-)
+from moodfuse.extract.networks.inputs import Interpolation, VideoPreprocessing
+from moodfuse.extract.networks.registry import PRETRAINED, TORCHVISION, NetworkSpec
 from moodfuse.extract.networks.torchvision_video import torchvision_names
 from moodfuse.extract.networks.weights.files import WeightsError, read_arrays
 from moodfuse.extract.networks.weights.load import WeightsFacts, resolve_weights

@@ -17,12 +17,8 @@ from typing import TYPE_CHECKING
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.files import METADATA_KEY
-from moodfuse.extract.networks.registry import (
-    Preprocessing,
-    find_hub,
-    import_object,
-    preprocessing_from_record,
-)
+from moodfuse.extract.networks.inputs import Preprocessing, preprocessing_from_record
+from moodfuse.extract.networks.registry import find_hub, import_object
 from moodfuse.extract.networks.weights.fetch import fetch_weights
 from moodfuse.extract.networks.weights.files import (
     WeightsError,

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moodfuse.cache.errors import UnknownNameError
+from moodfuse.extract.networks.inputs import AudioPreprocessing, Preprocessing, VideoPreprocessing
 from moodfuse.extract.networks.registry import (
     PRETRAINED,
     SPORTS1M_MEAN_RGB,
     TORCHVISION,
-    AudioPreprocessing,
-    Preprocessing,
-    VideoPreprocessing,
     find_hub,
     import_object,
     network_spec,
