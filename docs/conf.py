@@ -24,6 +24,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["conf.py"]
 nitpicky = False
 default_role = "literal"
+smartquotes = False  # it would join the hyphens of options
 
 html_theme = "furo"
 html_title = "moodfuse"

@@ -251,7 +251,8 @@ def _select_best(cache: FeatureCache, run: Run) -> tuple[Result, list[str]]:
     best = exportable[0]
     loss = rank_result(run_labels(run), best).log_loss
     count = f"{len(exportable)} results" + " that can be exported" * (len(exportable) < len(run.results))
-    return best, [*notes, f"selected as the best of {count}, by cross-validated log loss ({loss:.3f})"]
+    plans = f" over {1 + len(run.repeat_folds)} fold plans" if run.repeat_folds else ""
+    return best, [*notes, f"selected as the best of {count}, by cross-validated log loss{plans} ({loss:.3f})"]
 
 
 def _select_simplest(
