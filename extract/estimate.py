@@ -129,7 +129,7 @@ def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
     preprocessing = network.preprocessing
     if isinstance(preprocessing, AudioPreprocessing):
         return (round(crop_s * preprocessing.sample_rate_hz) or preprocessing.samples,)
-    frames = preprocessing.frames * max(preprocessing.windows, 1)
+    frames = preprocessing.view_frames * max(preprocessing.windows, 1) * preprocessing.crops
     return 3, frames, preprocessing.crop_px, preprocessing.crop_px
 
 

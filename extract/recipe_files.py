@@ -42,7 +42,7 @@ _TABLES = ("frozen", "head", "full")
 _TRUNK_SETTINGS = ("layer_decay", "spec_augment", "gradient_checkpointing")
 FLOATS = ("layer_decay", "label_smoothing", "mixup", "spec_augment")
 _TOP_LEVEL = {"name", "description", "seed", "threads"}
-_FRAMES = re.compile(r"windows:([1-9][0-9]{0,3})(?:@([0-9]*\.?[0-9]+))?")
+_FRAMES = re.compile(r"(?:even|windows:([1-9][0-9]{0,3})(?:@([0-9]*\.?[0-9]+))?)(,crops:3)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -58,7 +58,7 @@ class RecipeChoice:
     depth: str | None = None  # of all sources
     depths: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
-    frames: Mapping[str, str] = field(default_factory=dict)  # "even" or "windows:N[@RATE]"
+    frames: Mapping[str, str] = field(default_factory=dict)  # as `_FRAMES`
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
@@ -307,10 +307,15 @@ def _choose_frames(
     if not isinstance(preprocessing, VideoPreprocessing):
         raise InputError(f"{where}: {spec.name} reads audio; choose frames for video sources only")
     match = _FRAMES.fullmatch(str(frames))
-    if frames == "even":
-        return preprocessing
     if match is None:
-        raise InputError(f"{where}: expected even, windows:N or windows:N@RATE, such as windows:4@12.5")
+        raise InputError(
+            f"{where}: expected even, windows:N or windows:N@RATE, such as windows:4@12.5, and ,crops:3 for "
+            "three crops"
+        )
+    if match[3]:
+        preprocessing = replace(preprocessing, crops=3)
+    if not match[1]:
+        return preprocessing
     rate_hz = float(match[2]) if match[2] else spec.frame_rate_hz
     if rate_hz is None:
         raise InputError(

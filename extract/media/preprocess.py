@@ -52,7 +52,8 @@ def video_input(
 
     Returns float32 [3, T', S, S], contiguous, with ``T' = min(T, preprocessing.frames)``, or ``T' = T`` where
     the frames are those of windows, and ``S = preprocessing.crop_px``; augmented if there is a generator.
-    Raises `InputError` if the frames have another shape or type.
+    Without one, the frames of three crops follow one another. Raises `InputError` if the frames have another
+    shape or type.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise InputError(
@@ -64,7 +65,11 @@ def video_input(
     height, width = pixels.shape[2:]
     side = preprocessing.crop_px
     top, left, mirrored = _crop_position(height - side, width - side, generator, preprocessing.centre)
-    pixels = pixels[:, :, top : top + side, left : left + side]
+    corners = [(top, left)]
+    if generator is None and preprocessing.crops == 3:
+        ends = (0, width - side) if width >= height else (0, height - side)
+        corners += [(top, end) if width >= height else (end, left) for end in ends]
+    pixels = torch.cat([pixels[:, :, top : top + side, left : left + side] for top, left in corners])
     if mirrored:
         pixels = pixels.flip(3)
     if preprocessing.channel_order == "BGR":

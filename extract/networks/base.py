@@ -65,16 +65,19 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def activations(self, x: Tensor) -> Tensor:
-        """The activations of the trunk, averaged over the windows of each clip if there are any.
+        """The activations of the trunk, averaged over the views (windows and crops) of each clip.
 
-        With windows, a batch of videos is ``[N, 3, windows * T, H, W]``.
+        A batch of videos with several views is ``[N, 3, views * T, H, W]``.
         """
-        windows = self.preprocessing.windows if isinstance(self.preprocessing, VideoPreprocessing) else 0
-        if not windows:
+        preprocessing = self.preprocessing
+        views = (
+            x.shape[2] // preprocessing.view_frames if isinstance(preprocessing, VideoPreprocessing) else 1
+        )
+        if views <= 1:
             return self.trunk(x)
         clips = len(x)
-        x = x.unflatten(2, (windows, -1)).transpose(1, 2).flatten(0, 1)
-        return self.trunk(x).unflatten(0, (clips, windows)).mean(dim=1)
+        x = x.unflatten(2, (views, -1)).transpose(1, 2).flatten(0, 1)
+        return self.trunk(x).unflatten(0, (clips, views)).mean(dim=1)
 
     def pool_frozen(self, activation: Tensor) -> Tensor:
         """The embedding ``[N, frozen_width]`` at depth ``frozen``, from the activations."""

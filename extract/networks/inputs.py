@@ -25,6 +25,7 @@ class VideoPreprocessing:
     frames: int = FRAMES  # at the middles of this many equal intervals of a clip, or of each window
     windows: int = 0  # number of short windows that are embedded on their own and averaged; 0: none
     frame_rate_hz: float = 0.0  # of the frames of a window
+    crops: int = 1  # in the centre, or 3 along the longer side, embedded on their own and averaged
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear uint8"
@@ -51,17 +52,26 @@ class VideoPreprocessing:
             )
         if self.windows:
             FrameWindows(self.windows, self.frames, self.frame_rate_hz)
+        if self.crops not in (1, 3):
+            raise ValueError(f"crops is {self.crops}, expected 1 or 3")
 
     @property
     def frame_windows(self) -> FrameWindows | None:
         """The short windows whose frames the network reads; `None` if it reads frames at even times."""
         return FrameWindows(self.windows, self.frames, self.frame_rate_hz) if self.windows else None
 
+    @property
+    def view_frames(self) -> int:
+        """Number of frames that the network reads at once, in each of the views of a clip."""
+        return self.frames if self.windows else min(self.frames, FRAMES)
+
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""
         record = {"kind": "video", **_json_fields(self)}
         if not self.windows:  # digests are older than these settings
             del record["windows"], record["frame_rate_hz"]
+        if self.crops == 1:
+            del record["crops"]
         return record
 
     def __str__(self) -> str:
@@ -71,8 +81,9 @@ class VideoPreprocessing:
         mean, std = ("/".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         filter_name = "" if self.interpolation == "bilinear uint8" else f" {self.interpolation}"
         frames = self.frame_windows or f"{self.frames} frames"
+        crop = "crop" if self.crops == 1 else f"{self.crops} crops"
         return (
-            f"{frames}, {resize} px{filter_name}{' antialiased' if self.antialias else ''}, crop "
+            f"{frames}, {resize} px{filter_name}{' antialiased' if self.antialias else ''}, {crop} "
             f"{self.crop_px}x{self.crop_px}, {self.channel_order} x {self.scale:.4g} - {mean}, / {std}"
         )
 

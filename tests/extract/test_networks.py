@@ -132,10 +132,10 @@ def test_features_of_new_weights(name: str, request: pytest.FixtureRequest) -> N
     assert all(0.05 < float(features.square().mean().sqrt()) < 20 for features in (first, second))
 
 
-def test_windows_of_a_clip_are_averaged() -> None:
-    """The activations are the mean of those of each window; clips keep their own."""
+def test_views_of_a_clip_are_averaged() -> None:
+    """The activations are the mean of those of each view; clips keep their own."""
     network = make("i3d")
-    network.preprocessing = replace(network.preprocessing, windows=2, frame_rate_hz=25.0)
+    network.preprocessing = replace(network.preprocessing, frames=8)
     x = torch.randn(2, 3, 16, 32, 32)
     with torch.inference_mode():
         activations = network.activations(x)

@@ -1,6 +1,7 @@
 """Inputs of networks, made from decoded frames and waveforms."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,19 @@ def test_centre_crop_is_exact_where_nothing_is_resized() -> None:
     frames = noise(2, 8, 12, 3)
     expected = frames[:, 2:6, 4:8].transpose(3, 0, 1, 2).astype(np.float32)
     np.testing.assert_array_equal(video_input(frames, PLAIN).numpy(), expected)
+
+
+@pytest.mark.parametrize("size_hw", [(8, 12), (12, 8)])
+def test_three_crops_lie_along_the_longer_side(size_hw: tuple[int, int]) -> None:
+    """The centre, the start and the end, centred on the shorter side; one random crop in tuning."""
+    frames, three = noise(2, *size_hw, 3), replace(PLAIN, crops=3)
+    views = video_input(frames, three).unflatten(1, (3, 2))
+    slices = [slice(start, start + 4) for start in (4, 0, 8)]
+    for number, along in enumerate(slices):
+        rows, columns = (slice(2, 6), along) if size_hw[1] > size_hw[0] else (along, slice(2, 6))
+        expected = frames[:, rows, columns].transpose(3, 0, 1, 2).astype(np.float32)
+        np.testing.assert_array_equal(views[:, number].numpy(), expected)
+    assert video_input(frames, three, generator=torch.Generator().manual_seed(0)).shape == (3, 2, 4, 4)
 
 
 def test_normalisation() -> None:

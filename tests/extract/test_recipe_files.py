@@ -75,6 +75,8 @@ def test_video_sources_read_even_frames_or_short_windows(recipe_file) -> None:
     assert preprocessing("i3d", "windows:2") == short
     assert preprocessing("i3d", "windows:2@12.5") == replace(short, frame_rate_hz=12.5)
     assert preprocessing("torchvision:mvit_v2_s", "windows:1").frame_rate_hz == 7.5
+    assert preprocessing("i3d", "even,crops:3") == replace(even, crops=3) != even
+    assert preprocessing("i3d", "windows:2,crops:3") == replace(short, crops=3)
     file = recipe_file("short.toml", '[i3d]\nframes = "windows:2"\n')
     assert preprocessing("i3d@short", "", file) == short
     assert preprocessing("i3d@short", "even", file) == even
