@@ -91,6 +91,12 @@ class Result:
         return np.stack([self.probabilities, *repeats])
 
     @property
+    def settings_by_name(self) -> dict[str, list[float | None]]:
+        """The value of each chosen setting in each outer fold; `None` in folds where none was chosen."""
+        names = dict.fromkeys(name for chosen in self.settings for name in chosen)
+        return {name: [chosen.get(name) for chosen in self.settings] for name in names}
+
+    @property
     def name(self) -> str:
         """See `result_name`."""
         return result_name(self.sources, self.head, self.level)

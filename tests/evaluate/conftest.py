@@ -33,7 +33,7 @@ def build_run(
         ("uncalibrated",),
         unscaled=softmax**2 / (softmax**2).sum(axis=1, keepdims=True),
         temperatures=(2.0, 2.0, 2.0),
-        settings=({"C": 0.1}, {"C": 1.0}, {}),
+        settings=({}, {"C": 0.1}, {"C": 1.0}),
         repeats=np.array(repeats[:1]),
     )
     return Run(

@@ -60,7 +60,7 @@ def test_metrics_json_has_the_published_form(make_run: MakeRun) -> None:
     assert {test["verdict"] for test in values["planned"]} <= {"better", "worse", "not significant"}
     keys = {tuple(pair) for pair in values["paired"]}
     assert keys == {("result", "against", "baseline", "difference", "interval")}
-    assert [result["settings"] for result in values["results"]] == [[]] * 3 + [[{"C": 0.1}, {"C": 1.0}, {}]]
+    assert [result["settings"] for result in values["results"]] == [[]] * 3 + [[{}, {"C": 0.1}, {"C": 1.0}]]
     for result in values["results"]:
         assert set(result) == RESULT_KEYS and result["complete"]["clips"] == 35
         assert sum(map(sum, result["confusion_matrix"])) == 36
