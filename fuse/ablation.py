@@ -100,9 +100,15 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     inputs = read_inputs(cache, collect_sources(results), settings.protocol, settings.class_weight)
     plans, note = choose_plans(inputs, settings.repeats)
     log.info("%d results, %d fold plans", len(results), len(plans))
-    done = [_fit_plan(cache, inputs, plan, results, settings) for plan in plans]
+    done = []
+    for number, plan in enumerate(plans, 1):
+        title = f"Fitting heads, fold plan {number} of {len(plans)}"
+        done.append(_fit_plan(cache, inputs, plan, results, settings, title))
     grouped = group_series(inputs)
-    series = None if grouped is None else _fit_plan(cache, grouped, grouped.plan, results, settings)
+    series = None
+    if grouped is not None:
+        title = "Fitting heads, series held out whole"
+        series = _fit_plan(cache, grouped, grouped.plan, results, settings, title)
     return make_run(name, inputs, done, series, note=note, commands=(*cache.commands, settings.command))
 
 
@@ -120,8 +126,12 @@ def _fit_plan(
     plan: Plan,
     results: Sequence[PlannedResult],
     settings: AblationSettings,
+    title: str,
 ) -> PlanFits:
-    """The fits of all results and folds under one plan; blocks are read only where one is missing."""
+    """The fits of all results and folds under one plan, under a progress bar with a title.
+
+    Blocks are read only where one is missing.
+    """
     key = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
     rows = make_clip_rows(plan, inputs.clips)
     fits = FitCache(cache.path, cache.clips) if settings.keep else None
@@ -148,7 +158,7 @@ def _fit_plan(
         for result in results
         for fold in range(plan.folds)
     }
-    return PlanFits(rows, runner.run("fitting heads", keys, make_calls))
+    return PlanFits(rows, runner.run(title, keys, make_calls))
 
 
 # The record of the run
@@ -245,9 +255,9 @@ def _collect_folds(result: PlannedResult, plan: PlanFits) -> _Predictions:
 
 
 def accuracies(run: Run) -> list[float]:
-    """Out-of-fold accuracy of every result of a run."""
+    """Out-of-fold accuracy of every result of a run, the mean over its fold plans."""
     y_true = np.array([run.classes.index(label) for label in run.labels])
-    return [float(np.mean(np.argmax(result.probabilities, axis=1) == y_true)) for result in run.results]
+    return [float(np.mean(np.argmax(result.over_plans, axis=-1) == y_true)) for result in run.results]
 
 
 def make_result_notes(chosen: Sequence[bool], *, default: str, leaky: bool) -> tuple[str, ...]:

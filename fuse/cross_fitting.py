@@ -97,7 +97,7 @@ def fit_features(
         to_fit = list_logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
         version = get_head_spec("softmax").version
         fits = runner.run(
-            "fitting logits",
+            "Fitting logits",
             {
                 (source, holdout): key((source,), "fitted logits", version, str(holdout))
                 for source, holdout in to_fit

@@ -114,6 +114,12 @@ def resolve_heads(
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise InputError("[heads]: expected a table of settings for each head, as in softmax = { C = 10 }")
     for name, table in tables.items():
+        for key, value in table.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise InputError(
+                    f"[heads] {name}: {key} is {value!r}; expected a number (for several values, give a "
+                    "--head for each)"
+                )
         parse_head(add_settings(name, table))
     resolved = []
     for head in heads or HEADS:

@@ -22,7 +22,7 @@ from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
 from moodfuse.evaluate.markup import markdown_text
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.scoring import score_resamples
+from moodfuse.evaluate.scoring import repeated_score, score_resamples
 from moodfuse.evaluate.selection import (
     class_frequency_loss,
     estimate_best,
@@ -374,6 +374,10 @@ def _expected_scores(run: Run, result: Result, resamples: GroupResamples) -> dic
     for name in METRICS:
         scores[name] = _json_number(getattr(score, name))
         scores[f"{name}_ci95"] = [_json_number(end) for end in getattr(score, f"{name}_ci95").ends]
+    if run.repeat_folds:
+        repeated = repeated_score(labels, result.over_plans, np.array([run.folds, *run.repeat_folds]))
+        scores["accuracy"] = _json_number(repeated.accuracy)
+        scores["accuracy_ci95"] = [_json_number(end) for end in repeated.ci95.ends]
     if len(run.results) > 1:
         best = estimate_best(labels, run.results, resamples)
         scores["best_corrected"] = _json_number(best.corrected)

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from moodfuse.cache.console import command_line, printable
-from moodfuse.cache.terminal import Column, ProgressBar, print_table, report, wide_option
+from moodfuse.cache.terminal import Column, ProgressBar, print_lines, print_table, report, wide_option
 from moodfuse.options import HEADS_TABLE, check_no_effect
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ _FIT_OPTIONS = (
     "--head",
     "heads",
     multiple=True,
-    help="Fusion head, with settings if given, such as softmax:C=10 or lightgbm:num_leaves=4,reg_lambda=10; "
-    "repeat for several. The table [heads] of --config sets them too.  [default: all heads]",
+    help="Fusion head: softmax, logistic, lightgbm or mean, with settings if given, such as softmax:C=10 or "
+    "lightgbm:num_leaves=4,reg_lambda=10; repeat for several. The table [heads] of --config sets them too.  "
+    "[default: all heads]",
 )
 @click.option(
     "--search",
@@ -171,20 +172,25 @@ def _run(
 
 
 def _fuse(cache: "FeatureCache", settings: "AblationSettings", *, wide: bool) -> "Run":
-    from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
+    from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, write_run
     from moodfuse.fuse.ablation import accuracies, run_ablation
 
     run = run_ablation(cache, settings)
     write_run(cache, run)
+    shared = [note for note in run.results[0].notes if all(note in one.notes for one in run.results)]
     columns = (Column("result"), Column("accuracy", number=True), Column("notes", drop=1))
     rows = [
-        (result.name, f"{accuracy:.3f}", "; ".join(result.notes))
+        (result.name, f"{accuracy:.3f}", "; ".join(note for note in result.notes if note not in shared))
         for result, accuracy in zip(run.results, accuracies(run), strict=True)
     ]
-    print_table(columns, [rows], wide=wide)
+    kept = 3 if any(notes for *_, notes in rows) else 2
+    print_table(columns[:kept], [[row[:kept] for row in rows]], wide=wide)
     measure = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
-    plans = f", first of {1 + len(run.repeat_folds)} fold plans" if run.repeat_folds else ""
+    plans = f", mean over {1 + len(run.repeat_folds)} fold plans" if run.repeat_folds else ""
     click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}{plans}")
+    for note in shared:
+        remedy = " (settings are chosen where the training side of every fold has 3 groups of each class)"
+        print_lines([f"note: {note}{remedy if note == FEW_GROUPS else ''}"], wrap=True)
     click.echo(f"next: moodfuse evaluate --cache {cache.path} --run {run.name}")
     return run
 

@@ -1,6 +1,7 @@
 """The summary and the tables that all forms of the report share, and those of the terminal."""
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import click
 
 from moodfuse.cache.runs import LEAKY_MARK, Run
-from moodfuse.cache.terminal import Column, print_lines, print_table
+from moodfuse.cache.terminal import Column, print_lines, print_table, terminal_width
 from moodfuse.evaluate.difference import Difference, MetricDifference
 from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.intervals import UNKNOWN, Interval
@@ -342,8 +343,9 @@ def print_difference(difference: Difference, *, wide: bool = False) -> None:
     print_lines([difference.sentence, "", *names], wrap=True)
     columns = [Column(""), *(Column(name, number=True) for name in ("A", "B", "B minus A [95 % CI]", "p"))]
     print_table(columns, [_difference_rows(difference)], wide=wide)
-    print_lines([f"Test: {difference.test}."], wrap=True)
-    changed, shown = difference.changed, difference.changed[: None if wide else MAX_CHANGED]
+    print_lines([f"Test: {difference.test}, not corrected for other comparisons."], wrap=True)
+    in_full = wide or terminal_width(sys.stdout) is None
+    changed, shown = difference.changed, difference.changed[: None if in_full else MAX_CHANGED]
     right = sum(clip.became == "right" for clip in changed)
     plan = ", under the first fold plan" if difference.repeats > 1 else ""
     counts = f"{right} became right, {len(changed) - right} became wrong"

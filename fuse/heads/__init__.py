@@ -113,6 +113,8 @@ def parse_head(text: str) -> tuple[HeadSpec, dict[str, Any]]:
         key, _, value = part.partition("=")
         if key not in known:
             raise UnknownNameError(f"setting of {name}", key, tuple(known) or ("none",))
+        if key in settings:
+            raise InputError(f"head {text}: {key} is given twice; for several values, give a --head for each")
         kind, above = known[key].kind, known[key].above
         try:
             settings[key] = kind(value)

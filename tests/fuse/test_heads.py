@@ -86,6 +86,10 @@ def test_settings_are_given_with_the_name() -> None:
         ("softmax:C=-1", "C is '-1'; expected a number above 0"),
         ("lightgbm:num_leaves=2.5", "num_leaves is '2.5'; expected an integer above 1"),
         ("lightgbm:num_leaves=1", "num_leaves is '1'; expected an integer above 1"),
+        (
+            "lightgbm:num_leaves=2,num_leaves=4",
+            "num_leaves is given twice; for several values, give a --head for each",
+        ),
         ("softmax:search=0", "search is '0'; expected an integer above 0"),
         ("softmax:", None),
     ):

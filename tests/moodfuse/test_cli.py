@@ -74,6 +74,10 @@ def test_help_loads_nothing_heavy() -> None:
         ),
         (["fuse", "--config", b"cache = 'x'\nheads.svm.C = 1"], "unknown head 'svm'; known: lightgbm"),
         (["fuse", "--config", b"cache = 'x'\nheads.lightgbm.num_leaves = 2.5"], "num_leaves is '2.5'"),
+        (
+            ["fuse", "--config", b"cache = 'x'\nheads.softmax.C = [1, 10]"],
+            "C is [1, 10]; expected a number (for",
+        ),
         (["fuse", "--config", b"cache = 'x'\nheads.softmax = 3"], "[heads]: expected a table of settings"),
         (
             ["fuse", "--cache", "x", "--head", "softmax:B=1", "--search", "3"],

@@ -34,7 +34,7 @@ def test_the_sentence_comes_first(work: Path, capfd: pytest.CaptureFixture[str])
     first, *lines = capfd.readouterr().out.splitlines()
     assert first.startswith("No significant difference in accuracy (")
     assert any("B minus A [95 % CI]" in line for line in lines)
-    assert "Test: corrected resampled t test over 18 groups." in lines
+    assert "Test: corrected resampled t test over 18 groups, not corrected for other comparisons." in lines
     arguments = ["--cache", str(work), "--run", "one", "--against-run", "two", "--format", "json"]
     assert run_compare(*arguments, "--draws", "20", *PAIR) == 0
     values = json.loads(capfd.readouterr().out)
