@@ -41,14 +41,17 @@ def test_what_cannot_be_exported_fuses_nothing(
 def test_a_run_is_written_and_the_next_command_printed(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a line per result."""
+    """With a line per result; a note of all results stands once below them."""
     folder = shutil.copytree(trained.cache.path, tmp_path / "work")
     options = ["--head", "mean", "--jobs", "1", "--run", "mine"]
     with pytest.raises(SystemExit) as stopped:
         main(["fuse", "--cache", str(folder), *options])
     output = capsys.readouterr().out
     assert not stopped.value.code and output.endswith(f"moodfuse evaluate --cache {folder} --run mine\n")
-    heads = [result.head for result in read_run(FeatureCache(folder), "mine").results]
+    results = read_run(FeatureCache(folder), "mine").results
+    heads = [result.head for result in results]
+    (note,) = set(results[0].notes).intersection(*(result.notes for result in results))
+    assert output.count(note) == output.count(f"\nnote: {note}") == 1 and "notes" not in output
     assert heads == ["network", "network", "mean"] and "onedmcnn@brief+twodmcnn@brief mean logits" in output
 
 
