@@ -67,6 +67,7 @@ def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, 
     Example: moodfuse predict --model model song.mp4 --format jsonl
     """
     from moodfuse.predict.batch import label_all
+    from moodfuse.predict.outputs import lock_output
 
     options["format"] = options["format"] or _format_of(options["output"])
     options["timeline"] |= options["html"] is not None or options["plot"] is not None
@@ -75,7 +76,8 @@ def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, 
     settings = PredictSettings(rules=reading_rules(options), **{name: options[name] for name in names})
     folder = _model_folder(model, cache)
     try:
-        return label_all(folder, settings, stream=sys.stdout, echo=report)
+        with lock_output(settings.output):
+            return label_all(folder, settings, stream=sys.stdout, echo=report)
     except KeyboardInterrupt as error:
         hint = "the rows written so far are kept, run the command again to continue"
         if settings.output is None:

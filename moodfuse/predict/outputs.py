@@ -7,7 +7,9 @@ the output is written at the end. The journal stays, so that a later run can add
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,6 +146,40 @@ def _parquet_table(answers: Iterable[Answer], columns: Sequence[str]) -> bytes:
 
 
 # Outputs
+
+
+@contextmanager
+def lock_output(path: Path | None) -> Iterator[None]:
+    """Raise InputError if another run writes to the same output, where the system can lock files.
+
+    The lock is on `FILE.lock`, as the output itself is replaced. It ends with the process, even if that is
+    killed.
+    """
+    if path is None or find_spec("fcntl") is None:  # Windows
+        yield
+        return
+    import fcntl
+
+    target = path.resolve()
+    lock = target.with_name(f"{target.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    busy = InputError(
+        f"{path}: another predict is writing to this file; wait for it, or choose another --output"
+    )
+    with lock.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise busy from error
+        except OSError:  # a file system without locks
+            pass
+        if not os.fstat(stream.fileno()).st_nlink:  # the other run has removed it since it was opened
+            raise busy
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                lock.unlink()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 from moodfuse.cache.errors import InputError
 from moodfuse.predict import batch
 from moodfuse.predict.command import _newest_model
+from moodfuse.predict.outputs import lock_output
 
 Predict = Callable[..., int]
 
@@ -58,6 +59,19 @@ def test_an_interrupt_reports_what_is_kept(
     monkeypatch.setattr(batch, "label_all", interrupted)
     assert predict("--model", "none", *options, "x.mp4") == 130
     assert capfd.readouterr().err.startswith(f"interrupted; {message}")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet"])
+def test_an_output_that_another_run_writes_to_is_refused(
+    name: str, predict: Predict, tmp_path: Path, capfd
+) -> None:
+    """With exit code 2, before the model is read."""
+    output = tmp_path / name
+    with lock_output(output):
+        assert predict("--model", "none", "--output", output, "x.mp4") == 2
+    assert capfd.readouterr().err.splitlines() == [
+        f"Error: {output}: another predict is writing to this file; wait for it, or choose another --output"
+    ]
 
 
 def test_a_cache_gives_the_model_of_its_newest_run(trained: Any, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from moodfuse.predict.outputs import (
     format_csv_rows,
     format_json,
     format_table,
+    lock_output,
     open_output,
 )
 
@@ -164,6 +167,34 @@ def test_a_file_of_another_program_is_left_as_it_is(form: str, text: str, tmp_pa
     with pytest.raises(InputError, match="choose another"):
         open_with(path)
     assert path.read_text() == text
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from moodfuse.predict.outputs import lock_output
+with lock_output(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_runs_do_not_write_to_one_output(tmp_path: Path) -> None:
+    """The second is refused until the first has ended, even by SIGKILL; a link is the same output."""
+    path, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(path)
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        for name in (path, link):
+            message = f"{name.name}: another predict is writing to this file"
+            with pytest.raises(InputError, match=message), lock_output(name):
+                pass
+        with lock_output(tmp_path / "other.jsonl"):
+            process.kill()
+    with lock_output(path):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["link.jsonl"]
 
 
 @pytest.mark.parametrize("form", FORMATS)
