@@ -1,5 +1,6 @@
 """Label many files with a model: find them, skip those that the output has, write the rows of the others."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -10,6 +11,7 @@ from moodfuse.cache.console import printable_lines
 from moodfuse.cache.csv_rows import check_encoding, read_listed_path, read_number, read_records
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.terminal import ProgressBar, terminal_width
+from moodfuse.evaluate.markup import counted
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
     describe_ignored,
@@ -17,7 +19,8 @@ from moodfuse.extract.dataset.scan import (
     find_media,
 )
 from moodfuse.extract.decoding import MediaError
-from moodfuse.extract.progress import FailureCounter, counted
+from moodfuse.extract.progress import FailureCounter
+from moodfuse.extract.progress import counted as count_reasons
 from moodfuse.model.answers import list_columns, list_windows
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import Answer, LabelRequest, Refusal, Timeline, make_refusal
@@ -32,6 +35,7 @@ from moodfuse.predict.outputs import (
     open_output,
 )
 
+log = logging.getLogger(__name__)
 REFUSED = 3
 """Exit code if a file could not be labelled."""
 LISTS = frozenset({".csv", ".tsv", ".txt"})
@@ -45,6 +49,8 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     """
     requests = expand(settings.inputs, echo=echo)
     _check_requests(requests, settings)
+    output_name = "standard output" if settings.output is None else settings.output
+    echo(f"{counted(len(requests), 'file')} to label with {folder}; output: {output_name}")
     reasons: list[str] = []
     total = len(requests) if len(requests) > 1 else None
     with ProgressBar("Loading the model", total=total, transient=True) as bar:
@@ -60,7 +66,8 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
         done = len(requests) - len(left)
         if done:
             again = f", {refused} of them refused (--retry tries those again)" if refused else ""
-            echo(f"{done} of {len(requests)} files are in {output.path} already{again}")
+            files = "file is" if len(requests) == 1 else "files are"
+            echo(f"{done} of {len(requests)} {files} in {output.path} already{again}")
         if (settings.html or settings.plot) and not left:
             raise InputError(
                 f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave "
@@ -72,13 +79,17 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
         for answer in label(model, left, settings, bar):
             with writing():
                 output.write(answer)
-            reasons += [row["error"]["code"] for row in list_windows(answer) if "error" in row]
+            errors = [row["error"] for row in list_windows(answer) if "error" in row]
+            for error in errors:
+                log.info("refused %s: %s: %s", answer["file"], error["code"], error["detail"])
+            reasons += [error["code"] for error in errors]
     output.close()
     if settings.output is not None and left:
-        echo(f"{len(left)} files written to {settings.output}")
+        including = f" ({len(reasons)} refused)" if reasons and not settings.timeline else ""
+        echo(f"{counted(len(left), 'file')}{including} written to {settings.output}")
     if reasons:
         unit = "window" if settings.timeline else "file"
-        echo(f"{counted(reasons)}; each {unit} is listed with its reason{_in(settings.output)}")
+        echo(f"{count_reasons(reasons)}; each {unit} is listed with its reason{_in(settings.output)}")
     without = sum(reason in ("no_audio", "no_video") for reason in reasons)
     if without and len(model.card.modalities) > 1:
         echo(

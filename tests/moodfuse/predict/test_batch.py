@@ -150,8 +150,28 @@ def test_the_remedy_for_files_without_audio_or_video_is_named(fake: FakeModel) -
     lines: list[str] = []
     fake.bad, fake.code = {"b"}, "no_video"
     assert label("a", "b", format="jsonl", echo=lines.append) == REFUSED
-    assert lines[0].startswith("1 refused: 1 no_video; each file is listed")
-    assert "of them have no audio or no video stream: to label such files, export the model again" in lines[1]
+    assert lines[1].startswith("1 refused: 1 no_video; each file is listed")
+    assert "of them have no audio or no video stream: to label such files, export the model again" in lines[2]
+
+
+def test_lines_for_the_user(fake: FakeModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One at the start, and how many files were written; with --verbose also each refused file."""
+    caplog.set_level("INFO", logger="moodfuse")
+    lines: list[str] = []
+    output = tmp_path / "out.jsonl"
+    assert label("a", format="jsonl", echo=lines.append) == 0
+    assert lines == ["1 file to label with model; output: standard output"]
+    fake.bad, lines[:] = {"b"}, []
+    assert label("a", "b", format="jsonl", output=output, echo=lines.append) == REFUSED
+    assert lines[:2] == [
+        f"2 files to label with model; output: {output}",
+        f"2 files (1 refused) written to {output}",
+    ]
+    assert caplog.messages == ["refused b: truncated: the file ends too early"]
+    fake.bad = set()
+    assert label("c", format="jsonl", output=output, echo=lines.append) == 0
+    assert label("c", format="jsonl", output=output, echo=lines.append) == 0
+    assert lines[-3] == f"1 file written to {output}" and lines[-1] == f"1 of 1 file is in {output} already"
 
 
 # Inputs
