@@ -1,11 +1,13 @@
 """The command line: a group that imports each command when it is called, and errors as exit codes.
 
-Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted.
+Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted;
+143 terminated.
 """
 
 import io
 import logging
 import os
+import signal
 import sys
 import tomllib
 import warnings
@@ -13,6 +15,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -24,7 +27,7 @@ from moodfuse.cache.terminal import LogFormatter, is_quiet, lines_log, set_quiet
 from moodfuse.options import HEADS_TABLE
 
 log = logging.getLogger(__name__)
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 COMMANDS = {
     "check": ("extract.cli:check_command", "Report what would be read, refused, grouped and duplicated."),
     "extract": ("extract.cli:extract_command", "Decode clips, fine-tune networks, cache embeddings."),
@@ -211,7 +214,16 @@ def prepare_streams() -> None:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit with its code."""
+    """Run the command line and exit with its code; SIGTERM acts as Ctrl-C does."""
+    stopped = INTERRUPTED
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = TERMINATED
+        raise KeyboardInterrupt
+
+    with suppress(ValueError):  # only the main thread can set it
+        signal.signal(signal.SIGTERM, terminate)
     arguments = sys.argv[1:] if arguments is None else arguments
     prepare_streams()
     set_level(logging.WARNING)
@@ -220,7 +232,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         hint = "what was finished is in the cache, run the command again to continue"
-        _exit(INTERRUPTED, f"interrupted; {error.args[0] if error.args else hint}")
+        _exit(stopped, f"interrupted; {error.args[0] if error.args else hint}")
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)

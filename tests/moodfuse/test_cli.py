@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,18 @@ def test_an_interrupt_or_an_error_of_the_system_is_one_line(
     assert exit_code("check", ".") == code
     shown = capfd.readouterr().err
     assert message in shown and shown.count("\n") == 1
+
+
+def test_a_termination_ends_as_an_interrupt_does() -> None:
+    """SIGTERM, of systemd or docker stop: one line and exit code 143."""
+    code = (
+        "import signal, sys\nfrom moodfuse.cli import group, main\n"
+        "group.main = lambda *arguments, **options: signal.raise_signal(signal.SIGTERM)\n"
+        "main(['check', '.'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 128 + signal.SIGTERM == 143
+    assert done.stderr.startswith("interrupted; ") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

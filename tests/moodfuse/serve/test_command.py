@@ -44,9 +44,13 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, clip: bytes, busy: bool) -> None:
-    """It prints its address, labels, and ends at Ctrl-C; with a thread at work, at the second."""
+@pytest.mark.parametrize(
+    ("number", "busy"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)]
+)
+def test_the_command_serves_until_it_is_interrupted(
+    tmp_path: Path, clip: bytes, number: int, busy: bool
+) -> None:
+    """It prints its address, labels, and ends at Ctrl-C or SIGTERM; with a thread at work, at the second."""
     call = [sys.executable, "-c", COMMAND, "serve", "--model", "m", "--port", "0"]
     environment = {
         **os.environ,
@@ -67,7 +71,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, clip: bytes,
                 wait_until(lambda: bool(wait_until_empty(tmp_path, seconds=0)))
                 process.send_signal(signal.SIGINT)
                 assert waits.result().code == "stopping"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         said += process.stderr.read()
         assert process.wait(timeout=20) == (130 if busy else 0), said
     assert os.listdir(tmp_path) == [] and "login" not in said and said.endswith("stopped\n") != busy
