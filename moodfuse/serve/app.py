@@ -105,7 +105,10 @@ def make_app(
         with jobs.admit() as job:
             uploads = await save_uploads(request, job.new_path, limits=limits, most=most)
             call = partial(_label_uploads, model, job, uploads, query, limits)
-            answers: list[Answer] = await jobs.work(job, call, receive=request.receive, files=len(uploads))
+            cheaper = ["with fewer files"] * (len(uploads) > 1) + ["without a timeline"] * query.timeline
+            answers: list[Answer] = await jobs.work(
+                job, call, receive=request.receive, files=len(uploads), cheaper=cheaper
+            )
         metrics.count_files(answers)
         return answers
 
@@ -200,6 +203,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         detail = f"method {request.method[:20]} is not allowed at this address; use {ROUTES}"
         return RequestError("wrong_method", detail, headers=error.headers).response
+    if request.url.path == "/metrics":
+        return RequestError("not_found", "metrics are off; start the service with --metrics").response
     return RequestError("not_found", f"there is nothing at this address; use {ROUTES}").response
 
 

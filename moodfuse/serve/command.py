@@ -52,7 +52,7 @@ SHUTDOWN_S = 5
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Seconds for each file from the end of an upload to the answer.",
+    help="Seconds from the end of an upload to the answer, times the files of a batch.",
 )
 @click.option(
     "--at-once", type=click.IntRange(1), default=2, show_default=True, help="Files to label at once."

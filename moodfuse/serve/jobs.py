@@ -7,7 +7,7 @@ its file until then.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -104,11 +104,19 @@ class JobQueue:
         if job.scope.cancelled_caught:
             raise stopping
 
-    async def work(self, job: Job, call: Callable[[], Any], *, receive: Receive, files: int = 1) -> Any:
+    async def work(
+        self,
+        job: Job,
+        call: Callable[[], Any],
+        *,
+        receive: Receive,
+        files: int = 1,
+        cheaper: Sequence[str] = (),
+    ) -> Any:
         """Run a call in a thread as soon as a slot is free, and return its result or raise its error.
 
-        It has `Limits.request_s` for each of its files. Raises `RequestError` if the time runs out,
-        `ClientDisconnect` if the client leaves.
+        It has `Limits.request_s` times its number of files. Raises `RequestError` if the time runs out, with
+        `cheaper`, what would take less time; `ClientDisconnect` if the client leaves.
         """
         job.submitted = True
         timeout_s = files * self.limits.request_s
@@ -128,7 +136,7 @@ class JobQueue:
             disconnected.cancel()
         raise RequestError(
             "out_of_time",
-            f"no answer within {timeout_s:g} s; try again later, without a timeline, or with a shorter video",
+            f"no answer within {timeout_s:g} s; try again {', or '.join(('later', *cheaper))}",
         )
 
     def _remove(self, job: Job) -> None:

@@ -16,7 +16,7 @@ BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 STATUSES: dict[str, int] = {
     "malformed": 400,
     "bad_query": 400,
-    "empty_upload": 400,
+    "empty": 400,
     "cross_origin": 403,
     "not_found": 404,
     "wrong_method": 405,
@@ -56,7 +56,7 @@ class Limits:
 
     upload_bytes: int = 512 * MIB
     upload_s: float = 120.0  # for an upload to arrive
-    request_s: float = 120.0  # from the end of the upload to the answer, for each file
+    request_s: float = 120.0  # from the end of the upload to the answer, times the files of a batch
     at_once: int = 2  # files that are labelled at once
     waiting: int = 8  # further requests that may upload or wait
     batch_files: int = 32  # of one request

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from moodfuse.cache.console import printable
-from moodfuse.serve.messages import Limits, RequestError
+from moodfuse.serve.messages import MIB, Limits, RequestError
 
 FORM = "multipart/form-data"
 FORM_BYTES = 64 * 1024
@@ -62,7 +62,8 @@ async def save_uploads(
 ) -> list[Upload]:
     """Write the file in the body of a request, or up to `most` files of a form, to new files.
 
-    Raises `RequestError` if they are too large, too slow, empty or malformed. The caller removes the files.
+    Raises `RequestError` if they are too large, too slow or malformed, or if the only one that is allowed is
+    empty. The caller removes the files.
     """
     received = 0
 
@@ -93,8 +94,8 @@ async def save_uploads(
     sizes = [upload.path.stat().st_size for upload in uploads]
     if sum(sizes) > limits.upload_bytes:
         raise _too_large(limits)
-    if not all(sizes):
-        raise RequestError("empty_upload", "a file of the upload is empty; send a video")
+    if most == 1 and not sizes[0]:
+        raise RequestError("empty", "the file is empty; send a video")
     return uploads
 
 
@@ -143,7 +144,7 @@ def _check_media_type(media_type: str) -> None:
 def _too_large(limits: Limits) -> RequestError:
     return RequestError(
         "upload_too_large",
-        f"the upload is larger than the limit of {limits.upload_bytes} bytes; cut or compress the video",
+        f"the upload is larger than the limit of {limits.upload_bytes / MIB:g} MB; cut or compress the video",
     )
 
 

@@ -81,19 +81,20 @@ def test_a_time_line_is_added_on_request(start_service: Callable, tmp_path: Path
 
 def test_a_batch_has_an_answer_for_each_file(start_service: Callable, tmp_path: Path, clip: bytes) -> None:
     """In the order of the form; a file that cannot be labelled is refused in its place."""
-    files = {"a.mp4": clip, "b.txt": b"no media", "c.mp4": clip}
-    with start_service(tmp_path, limits=Limits(batch_files=3)) as running:
+    files = {"a.mp4": clip, "b.txt": b"no media", "c.mp4": clip, "d.mp4": b""}
+    with start_service(tmp_path, limits=Limits(batch_files=4)) as running:
         kind = {"Content-Type": FORM}
         answer = running.ask("POST", "/predict/batch", form_of(files), kind)
         assert answer.status == 200
         check_answer(answer.json, "batch")
         answers = answer.json["answers"]
         assert [row["file"] for row in answers] == list(files)
-        assert ["label" in row for row in answers] == [True, False, True]
+        assert ["label" in row for row in answers] == [True, False, True, False]
         assert answers[0] == running.predict(form(clip, name="a.mp4"), "", FORM).json
         assert answers[1] == running.predict(form(b"no media", name="b.txt"), "", FORM).json
-        four = running.ask("POST", "/predict/batch", form_of({**files, "d.mp4": clip}), kind)
-        assert (four.status, four.code) == (400, "malformed") and b"1 to 3 fields 'file'" in four.body
+        assert answers[3]["error"]["code"] == "empty"
+        five = running.ask("POST", "/predict/batch", form_of({**files, "e.mp4": clip}), kind)
+        assert (five.status, five.code) == (400, "malformed") and b"1 to 4 fields 'file'" in five.body
         raw = running.ask("POST", "/predict/batch", clip, {"Content-Type": "video/mp4"})
         assert (raw.status, raw.code) == (415, "media_type") and b"expected multipart/form-data" in raw.body
         assert wait_until_empty(tmp_path, seconds=2) == []
@@ -162,7 +163,9 @@ def test_metrics_and_the_access_log(tmp_path: Path, clip: bytes, caplog: pytest.
 
 
 def test_metrics_are_off_by_default(service: Any) -> None:
-    assert service.ask("GET", "/metrics").status == 404
+    """The answer names the option."""
+    answer = service.ask("GET", "/metrics")
+    assert answer.status == 404 and answer.json["error"]["detail"].endswith("with --metrics")
 
 
 # Refusals
@@ -177,8 +180,8 @@ def test_metrics_are_off_by_default(service: Any) -> None:
         ("?threshold=2", "video/mp4", b"x", 400, "bad_query"),
         ("?threshold=.5&threshold=.5", "video/mp4", b"x", 400, "bad_query"),
         ("?file=/etc/passwd", "video/mp4", b"x", 400, "bad_query"),
-        ("", "video/mp4", b"", 400, "empty_upload"),
-        ("", FORM, form(b""), 400, "empty_upload"),
+        ("", "video/mp4", b"", 400, "empty"),
+        ("", FORM, form(b""), 400, "empty"),
         ("", "multipart/form-data", b"x", 400, "malformed"),
         ("", FORM, b"no form", 400, "malformed"),
         ("", FORM, form(b"x")[:-6], 400, "malformed"),
@@ -234,7 +237,8 @@ def test_a_large_upload_is_refused(service: Any) -> None:
             client.sendall(sent)
             assert client.recv(100).startswith(b"HTTP/1.1 413")
     assert service.raw(f"{HEAD}Connection: close\r\n\r\n".encode()).startswith(b"HTTP/1.1 411")
-    assert service.predict(form(bytes(limit + 1)), "", FORM).code == "upload_too_large"
+    answer = service.predict(form(bytes(limit + 1)), "", FORM)
+    assert answer.code == "upload_too_large" and b"the limit of 2 MB;" in answer.body
     assert service.predict(form(bytes(limit)), "", FORM).status == 422
 
 

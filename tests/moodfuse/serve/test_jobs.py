@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
-from running_service import FORM, HEAD, SLOW, StandIn, form, wait_until, wait_until_empty
+from running_service import FORM, HEAD, SLOW, StandIn, form, form_of, wait_until, wait_until_empty
 
 from moodfuse.serve.messages import Limits
 
@@ -30,6 +30,24 @@ def test_a_full_queue(service: Any, clip: bytes, in_background: Callable) -> Non
     wait_until(lambda: len(service.jobs) == 0)
     assert len(service.labeller.opened) == 1
     assert service.predict(clip).status == 200
+
+
+def test_the_time_of_a_batch(start_service: Callable, tmp_path: Path) -> None:
+    """It is that of a file times its files; what would take less time depends on the request."""
+    batch, labeller = form_of({"a.mp4": SLOW, "b.mp4": SLOW}), StandIn(delay_s=30)
+    with start_service(tmp_path, labeller=labeller, limits=Limits(request_s=0.2)) as running:
+        for path, body, kind, message in (
+            ("/predict", SLOW, "video/mp4", "no answer within 0.2 s; try again later"),
+            (
+                "/predict/batch?timeline=1",
+                batch,
+                FORM,
+                "no answer within 0.4 s; try again later, or with fewer files, or without a timeline",
+            ),
+        ):
+            answer = running.ask("POST", path, body, {"Content-Type": kind})
+            assert (answer.status, answer.json["error"]["detail"]) == (504, message)
+        labeller.gate.set()
 
 
 def test_a_client_that_leaves_frees_its_slot(service: Any, clip: bytes, in_background: Callable) -> None:
