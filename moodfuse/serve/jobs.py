@@ -18,6 +18,7 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from moodfuse.evaluate.markup import counted
 from moodfuse.serve.messages import Limits, RequestError
 
 PREFIX = "moodfuse-serve-"
@@ -89,7 +90,7 @@ class JobQueue:
         if len(self) >= self.limits.at_once + self.limits.waiting:
             raise RequestError(
                 "busy",
-                f"the queue is full ({len(self)} requests); try again in {RETRY_AFTER_S} s",
+                f"the queue is full ({counted(len(self), 'request')}); try again in {RETRY_AFTER_S} s",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
         job = Job(self.folder)

@@ -32,6 +32,16 @@ def test_a_full_queue(service: Any, clip: bytes, in_background: Callable) -> Non
     assert service.predict(clip).status == 200
 
 
+def test_a_queue_of_one(start_service: Callable, tmp_path: Path, in_background: Callable) -> None:
+    labeller = StandIn(delay_s=30)
+    with start_service(tmp_path, labeller=labeller, limits=Limits(at_once=1, waiting=0)) as running:
+        first = in_background(lambda: running.predict(SLOW))
+        wait_until(lambda: labeller.opened)
+        assert b"the queue is full (1 request);" in running.predict(b"x").body
+        labeller.gate.set()
+        assert first.result().status == 422
+
+
 def test_the_time_of_a_batch(start_service: Callable, tmp_path: Path) -> None:
     """It is that of a file times its files; what would take less time depends on the request."""
     batch, labeller = form_of({"a.mp4": SLOW, "b.mp4": SLOW}), StandIn(delay_s=30)
