@@ -168,8 +168,9 @@ def describe_audit(audit: Audit) -> Iterator[str]:
     across = [finding for finding in audit.findings if not finding.grouped]
     if across:
         by_name = sum(finding.kind == "name" for finding in across)
+        pairs = "pair" if len(across) - by_name == 1 else "pairs"
         yield (
-            f"{len(across) - by_name} pairs of clips of different groups may be duplicates, {by_name} more "
+            f"{len(across) - by_name} {pairs} of clips of different groups may be duplicates, {by_name} more "
             "by name:"
         )
         yield from (f"  {_describe(finding)}" for finding in across)
@@ -177,7 +178,8 @@ def describe_audit(audit: Audit) -> Iterator[str]:
     else:
         yield "no clips of different groups have similar audio, frames or names"
     if together := len(audit.findings) - len(across):
-        yield f"{together} similar pairs are in one group already"
+        pairs = "pair is" if together == 1 else "pairs are"
+        yield f"{together} similar {pairs} in one group already"
 
 
 def _describe(finding: Finding) -> str:

@@ -51,7 +51,7 @@ pcm_f16le pcm_f24le pcm_f32be pcm_f32le pcm_f64be pcm_f64le
 VIDEO_CODECS, AUDIO_CODECS = frozenset(_VIDEO_CODECS.split()), frozenset(_AUDIO_CODECS.split())
 
 REASONS: dict[str, str] = {
-    "missing": "no such file; check the path in the folder or the CSV",
+    "missing": "no such file; check the path",
     "not_a_file": "not a regular file; give a media file, not a folder, pipe or device",
     "unreadable": "the file cannot be read; check its permissions",
     "empty": "the file is empty; copy or download it again",

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from moodfuse.cache.audits import ClipMarks
-from moodfuse.extract.dataset.duplicates import AuditedClip, find_duplicates
+from moodfuse.cache.audits import Audit, ClipMarks, Finding
+from moodfuse.extract.dataset.duplicates import AuditedClip, describe_audit, find_duplicates
 from moodfuse.extract.dataset.fingerprints import (
     NO_MARKS,
     Marks,
@@ -144,3 +144,15 @@ def test_every_pair_of_copies_is_found(find: Callable[..., list[Match]]) -> None
     matches = find([*marks, Marks(other, times_s), NO_MARKS], least=12)
     pairs = {(match.first, match.second) for match in matches}
     assert pairs == {(0, 2), (0, 4), (2, 4), (1, 3), (1, 5), (3, 5)} and find([], least=12) == []
+
+
+def test_pairs_are_counted() -> None:
+    """One is a pair, two are pairs."""
+    across = Finding("sound", "a", "b", 0.9, 0.0, 1.0, 3.0, grouped=False)
+    grouped = Finding("sound", "a", "b", 0.9, 0.0, 1.0, 3.0, grouped=True)
+    for count, first, last in (
+        (1, "1 pair of clips of different groups may be", "1 similar pair is in one group already"),
+        (2, "2 pairs of clips of different groups may be", "2 similar pairs are in one group already"),
+    ):
+        lines = list(describe_audit(Audit("rules", (across, grouped) * count)))
+        assert lines[0].startswith(first) and lines[-1] == last
