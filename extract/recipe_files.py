@@ -98,19 +98,18 @@ def split_hf_source(text: str, labels: Collection[str]) -> tuple[str, str | None
     """The name of an ``hf:`` source as caches have it, and the folder or repository that it stands for.
 
     ``hf:facebook/dinov2-base@main`` is ``hf:facebook--dinov2-base`` from ``facebook/dinov2-base@main``, and
-    ``hf:models/clip`` is ``hf:clip`` if there is such a folder. A last ``@`` and one of `labels` is a recipe.
+    ``hf:models/clip`` is ``hf:clip`` if there is such a folder, which takes precedence over a repository. A
+    last ``@`` and one of `labels` is a recipe.
     """
     location, at, label = text.removeprefix("hf:").rpartition("@")
     if not at or label not in labels:
         location, at, label = text.removeprefix("hf:"), "", ""
-    if Path(location).is_dir():
-        name = Path(location).resolve().name
-    else:
-        name = location.partition("@")[0].replace("/", "--")
+    is_folder = Path(location).is_dir()
+    name = Path(location).resolve().name if is_folder else location.partition("@")[0].replace("/", "--")
     name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
     if not location or not name.strip("-."):
         raise InputError(f"{text}: names no repository and no folder; write hf:OWNER/NAME or hf:FOLDER")
-    return f"hf:{name}{at}{label}", None if location == name else location
+    return f"hf:{name}{at}{label}", location if is_folder or location != name else None
 
 
 def name_hf_sources(sources: Iterable[str], choice: RecipeChoice) -> tuple[tuple[str, ...], RecipeChoice]:

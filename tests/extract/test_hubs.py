@@ -7,6 +7,7 @@ file or folder to moodfuse.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -119,7 +120,9 @@ def test_timm_names_and_weights_are_checked(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        WeightsError, match="run `hf download timm/test_vit.r160_in1k`.*--weights timm:test_vit"
+        WeightsError,
+        match=r"\(HF_HUB_OFFLINE is set\); run `hf download timm/test_vit.r160_in1k --local-dir FOLDER` "
+        ".*--weights timm:test_vit=FOLDER$",
     ):
         build_recipe("timm:test_vit", RecipeChoice(device="cpu"))
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
@@ -136,8 +139,10 @@ def test_timm_names_and_weights_are_checked(tmp_path: Path, monkeypatch: pytest.
         (
             "hf:a/b",
             {},
-            "config.json of https://huggingface.co/a/b .* run `hf download a/b` .*--weights hf:a--b=",
+            r"^hf:a/b: config.json is not in \S+ and cannot be downloaded \(\S+ cannot be reached\); run "
+            r"`hf download a/b --local-dir FOLDER` on a machine with a network, .*--weights hf:a/b=FOLDER$",
         ),
+        ("hf:a/b@v1", {}, "run `hf download a/b --revision v1 --local-dir FOLDER` .*--weights hf:a/b=FOLDER"),
         ("torchvision:resnet18", {}, "resnet18-f37072fd.pth cannot be fetched .*put the file by hand at"),
         ("torchaudio:WAVLM_BASE", {}, "wavlm_base.pth cannot be fetched .*put the file by hand at"),
         ("torchvision:resnet18", {"torchvision:resnet18": "none"}, "no such file.*IMAGENET1K_V1, DEFAULT"),
@@ -337,7 +342,11 @@ def test_checkpoints_of_hugging_face_are_checked(tmp_path: Path) -> None:
         create_network("hf:x", num_classes=2, weights=tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "mert", "auto_map": {}}))
-    with pytest.raises(InputError, match="needs code of its repository"):
+    where = rf"^hf:x \({re.escape(str(tmp_path))}/config.json\): "
+    with pytest.raises(InputError, match=f"{where}needs code of its repository"):
+        weights_facts(tmp_path, "hf:x")
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "whisper"}))
+    with pytest.raises(InputError, match=f"{where}model_type 'whisper' is not supported; supported: audio-"):
         weights_facts(tmp_path, "hf:x")
 
 
@@ -351,6 +360,10 @@ def test_names_of_hugging_face_sources(tmp_path: Path, monkeypatch: pytest.Monke
     )
     assert split_hf_source("hf:a/b@v1@zhou2022", {"zhou2022"}) == ("hf:a--b@zhou2022", "a/b@v1")
     assert split_hf_source("hf:models/clip", set()) == ("hf:clip", "models/clip")
+    (tmp_path / "m1").mkdir()
+    assert split_hf_source("hf:m1", set()) == ("hf:m1", "m1")
+    assert split_hf_source("hf:m1@zhou2022", {"zhou2022"}) == ("hf:m1@zhou2022", "m1")
+    assert split_hf_source("hf:m2", set()) == ("hf:m2", None)
     assert split_hf_source("hf:a--b", set()) == ("hf:a--b", None)
     names, choice = name_hf_sources(["hf:a/b@v1", "c3d"], RecipeChoice(depths={"hf:a/b": "head"}))
     assert names == ("hf:a--b", "c3d")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from moodfuse.cache.digests import canonical_json, digest
-from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.errors import InputError
 from moodfuse.extract.networks.hubs.base import (
     SAFETENSORS,
     FrameNetwork,
@@ -135,13 +135,14 @@ def _cached_spec(name: str, architecture: str) -> NetworkSpec:
     )
 
 
-def _read_config(name: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
-    """The kind of a model and its config as an object of transformers."""
+def _read_config(where: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
+    """The kind of a model and its config as an object of transformers; `where` begins its errors."""
     kind = str(values.get("model_type"))
     if kind not in MODELS:
         if "auto_map" in values:
-            raise InputError(f"{name}: needs code of its repository, which moodfuse does not run")
-        raise UnknownNameError("model_type", kind, [*MODELS, *_ENCODER_OF, _MERT])
+            raise InputError(f"{where}: needs code of its repository, which moodfuse does not run")
+        known = ", ".join(sorted([*MODELS, *_ENCODER_OF, _MERT]))
+        raise InputError(f"{where}: model_type {kind!r} is not supported; supported: {known}")
     model = MODELS[kind]
     # Names that begin with "_", and those of attention and quantisation, choose code that may be downloaded.
     settings = {
@@ -152,7 +153,7 @@ def _read_config(name: str, values: Mapping[str, Any]) -> tuple[HubModel, Any]:
     try:
         return model, transformers.CONFIG_MAPPING[kind].from_dict(settings)
     except Exception as error:  # the checks of configs raise many types
-        raise InputError(f"{name}: not a config of {kind} ({str(error)[:500]})") from error
+        raise InputError(f"{where}: not a config of {kind} ({str(error)[:500]})") from error
 
 
 def _read_architecture(name: str, folder: Path) -> str:
@@ -166,7 +167,7 @@ def _read_architecture(name: str, folder: Path) -> str:
         values["model_type"] = "hubert"
     others = ("architectures", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id")
     values = {key: value for key, value in values.items() if key not in others}
-    model, config = _read_config(name, values)
+    model, config = _read_config(f"{name} ({folder / CONFIG})", values)
     preprocessing: Preprocessing
     front_end: dict[str, Any] = {}
     if model.takes in ("frames", "clip"):
@@ -254,6 +255,7 @@ def _cached_architecture(name: str, folder: Path, mtime_ns: int) -> str:
 
 def _find_repository(name: str, repository: str, revision: str | None = None) -> Path:
     """The folder of a repository in the cache of Hugging Face, downloaded if it is not there."""
+    name = name.replace("--", "/")  # as the user writes it
     config = find_file(repository, CONFIG, name=name, revision=revision)
     find_file(repository, PROCESSOR, name=name, revision=revision)
     try:

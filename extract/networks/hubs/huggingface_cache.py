@@ -27,11 +27,15 @@ def find_file(repository: str, file: str, *, name: str, revision: str | None = N
             requests.head(constants.ENDPOINT, timeout=_TIMEOUT_S)  # huggingface_hub retries for half a minute
         return Path(hf_hub_download(repository, file, revision=revision))
     except (ValueError, OSError) as error:  # the errors of huggingface_hub and of its requests
-        reason = str(error).strip().partition("\n")[0][:200]
-        if isinstance(error, requests.ConnectionError):
+        if constants.HF_HUB_OFFLINE:
+            reason = "HF_HUB_OFFLINE is set"
+        elif isinstance(error, (requests.ConnectionError, requests.Timeout, LocalEntryNotFoundError)):
             reason = f"{constants.ENDPOINT} cannot be reached"
+        else:
+            reason = str(error).strip().partition("\n")[0]
+        at = "" if revision is None else f" --revision {revision}"
         raise WeightsError(
-            f"{name}: {file} of https://huggingface.co/{repository} is not in {constants.HF_HUB_CACHE} and "
-            f"cannot be downloaded ({reason}); run `hf download {repository}` where there is a network and "
-            f"copy that folder, or give --weights {name}=FILE|FOLDER"
+            f"{name}: {file} is not in {constants.HF_HUB_CACHE} and cannot be downloaded ({reason}); run "
+            f"`hf download {repository}{at} --local-dir FOLDER` on a machine with a network, copy FOLDER to "
+            f"this one, and add --weights {name}=FOLDER"
         ) from error
