@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.console import comparison_key
+from moodfuse.cache.console import comparison_key, first_few
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.recipe import IMPORT
@@ -29,6 +29,9 @@ _MISSING = frozenset(
 )
 """What programs write for a missing value, in lower case."""
 _EXAMPLES = 3
+_LISTED_COLUMNS = 8
+LABEL_COLUMNS = ("id", "label")
+OPTIONAL_LABEL_COLUMNS = ("group", "fold", "split")
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -98,11 +101,23 @@ def read_records(
 def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
     """Raise `InputError` if a column is missing from a header."""
     if missing := [name for name in wanted if name not in names]:
-        columns = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        columns = ", ".join(names[:_LISTED_COLUMNS]) + (", ..." if len(names) > _LISTED_COLUMNS else "")
         raise InputError(
             f"{file}: column(s) {', '.join(missing)} missing, found {columns!r}; expected names separated by "
             "commas, semicolons or tabs in the first line"
         )
+
+
+def describe_unused_columns(file: Path, required: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """A line if a table has other columns than these, such as groups under another name; else none."""
+    _, names = next(csv_rows(file))
+    unused = [name for name in names if name and name not in (*required, *optional)]
+    if not unused:
+        return []
+    return [
+        f"WARNING {file}: columns not used: {first_few(unused, count=_LISTED_COLUMNS)}; optional columns are "
+        f"{', '.join(optional)}; groups are read from the column 'group' only"
+    ]
 
 
 def check_encoding(start: bytes, file: Path) -> None:
@@ -166,7 +181,7 @@ def read_labels(file: Path) -> list[ClipStatus]:
     missing or repeated, or of a cell that cannot be used.
     """
     statuses: dict[str, tuple[int, ClipStatus]] = {}
-    for line, cells in read_records(file, ("id", "label"), ("group", "fold", "split")):
+    for line, cells in read_records(file, LABEL_COLUMNS, OPTIONAL_LABEL_COLUMNS):
         where, clip_id = f"{file}, line {line}", cells["id"]
         if clip_id in statuses:
             first = statuses[clip_id][0]

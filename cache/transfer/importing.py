@@ -18,7 +18,13 @@ import numpy as np
 from moodfuse.cache.blocks import PART_BYTES, open_features, part_files, read_rows
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import first_few, short_repr
-from moodfuse.cache.csv_rows import describe_doubtful_labels, read_labels
+from moodfuse.cache.csv_rows import (
+    LABEL_COLUMNS,
+    OPTIONAL_LABEL_COLUMNS,
+    describe_doubtful_labels,
+    describe_unused_columns,
+    read_labels,
+)
 from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.folds import PlanChoice, clip_groups, imported_training_clips, next_plan, plan_line
 from moodfuse.cache.manifest import MARKER
@@ -185,6 +191,9 @@ def _choose_dataset(
             )
         return _Dataset(cache.statuses, current)
     declared = sorted(read_labels(labels), key=lambda status: status.clip.id)
+    if labels.resolve() != settings.file.resolve():  # whose columns are listed already
+        for line in describe_unused_columns(labels, LABEL_COLUMNS, OPTIONAL_LABEL_COLUMNS):
+            report(line)
     for line in describe_doubtful_labels(status.clip for status in declared):
         report(f"WARNING {labels}: {line}")
     previous: Sequence[ClipStatus] = declared

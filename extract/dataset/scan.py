@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moodfuse.cache.console import first_few
-from moodfuse.cache.csv_rows import check_text, read_fold, read_listed_path, read_number, read_records
+from moodfuse.cache.csv_rows import (
+    check_text,
+    describe_unused_columns,
+    read_fold,
+    read_listed_path,
+    read_number,
+    read_records,
+)
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
 
@@ -86,7 +93,7 @@ def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files
     if not data.exists() or (data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES):
         problem = "is a media file" if data.exists() else "does not exist"
         raise InputError(f"{data} {problem}; {_EXPECTED}")
-    clips, messages = _scan_folder(data, audio_files) if data.is_dir() else (_scan_csv(data), [])
+    clips, messages = _scan_folder(data, audio_files) if data.is_dir() else _scan_csv(data)
     if not clips:
         expected = f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4"
         raise InputError("\n".join([expected, *messages]))
@@ -175,7 +182,7 @@ def _check_splits(data: Path, clips: Sequence[Clip]) -> None:
         )
 
 
-def _scan_csv(file: Path) -> list[Clip]:
+def _scan_csv(file: Path) -> tuple[list[Clip], list[str]]:
     clips: dict[str, tuple[int, Clip]] = {}
     for line, cells in read_records(file, _REQUIRED, _OPTIONAL):
         clip = _clip_of_row(file, f"{file}, line {line}", cells)
@@ -183,7 +190,8 @@ def _scan_csv(file: Path) -> list[Clip]:
             first = clips[clip.id][0]
             raise InputError(f"{file}, line {line}: {clip.id} is in line {first} already; remove one of them")
         clips[clip.id] = line, clip
-    return [clip for _, clip in clips.values()]
+    messages = describe_unused_columns(file, _REQUIRED, _OPTIONAL)
+    return [clip for _, clip in clips.values()], messages
 
 
 def _clip_of_row(file: Path, where: str, cells: Mapping[str, str]) -> Clip:

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from moodfuse.cache.csv_rows import csv_rows, describe_doubtful_labels, read_labels
+from moodfuse.cache.csv_rows import (
+    csv_rows,
+    describe_doubtful_labels,
+    describe_unused_columns,
+    read_labels,
+)
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Clip
@@ -127,3 +132,14 @@ def test_names_that_look_like_missing_values_are_counted() -> None:
 
 def test_different_labels_and_groups_cause_no_warning() -> None:
     assert describe_doubtful_labels(clips(["sad", "fear", "sad", "fear"], ["a", "b", None, "a b"])) == []
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
+    """Without columns that have no name; a table of known columns causes no line."""
+    file = table(tmp_path, "id,label,artist,,Group\na,sad,x,1,y\n")
+    (line,) = describe_unused_columns(file, ("id", "label"), ("group", "fold"))
+    assert line == (
+        f"WARNING {file}: columns not used: 'artist', 'Group'; optional columns are group, fold; groups are "
+        "read from the column 'group' only"
+    )
+    assert describe_unused_columns(table(tmp_path, "group,id,label\n"), ("id", "label"), ("group",)) == []

@@ -372,3 +372,27 @@ def test_a_declared_modality_is_kept_and_must_stay_the_same(known: FeatureCache,
     assert cache.recipe("other").declared_modality is None
     with pytest.raises(InputError, match="imported with no --made-by, --modality video; use another"):
         bring(known.path, source="clip", modality="sound", **files)
+
+
+def test_unused_columns_of_labels_are_reported(tmp_path: Path) -> None:
+    """A column of groups under another name, but no column of features in the same file."""
+
+    def warnings(folder: str, file: Path, labels: Path) -> list[str]:
+        settings = ImportSettings(
+            cache=tmp_path / folder,
+            file=file,
+            source="mine",
+            holdout=Holdout.of("*"),
+            labels=labels,
+            plan=PlanChoice(2, 0),
+        )
+        lines: list[str] = []
+        import_features(settings, report=lines.append)
+        return [line for line in lines if line.startswith("WARNING")]
+
+    labels = write_labels(tmp_path / "labels.csv", IDS, artist=list("xyxyxy"))
+    (features,) = write(tmp_path, Given(IDS, VALUES), ".csv").values()
+    (line,) = warnings("one", features, labels)
+    assert f"{labels}: columns not used: 'artist'; " in line
+    both = write_labels(tmp_path / "both.csv", IDS, e0=list(range(6)), e1=[5, 3, 1, 2, 4, 0])
+    assert warnings("two", both, both) == []

@@ -193,3 +193,11 @@ def test_the_documented_suffixes_are_those_that_are_read() -> None:
     assert {f".{name}" for name in line.partition(":")[2].split("`")[1::2]} == MEDIA_SUFFIXES
     without_suffix = {"matroska", "mpegts", "mpegvideo"}
     assert {f".{name}" for name in FORMATS.split(",") if name not in without_suffix} <= MEDIA_SUFFIXES
+
+
+def test_unused_columns_of_a_csv_are_reported(tmp_path: Path) -> None:
+    """A column of groups under another name would leak without a word."""
+    file = write(tmp_path, "path,label,artist\na.mp4,sad,x\n")
+    (line,) = scan_data(file).messages
+    assert line.startswith(f"WARNING {file}: columns not used: 'artist'; optional columns are group, fold, ")
+    assert scan_data(write(tmp_path, "path,label,group\na.mp4,sad,x\n")).messages == ()
