@@ -30,7 +30,8 @@ _DATA_OPTIONS = (
     click.option(
         "--group-pattern",
         metavar="REGEX",
-        help="Clips whose path below DATA gives the same match are a group.",
+        help="Clips whose path below DATA gives the same match are a group; each clip without a match is "
+        "a group of its own.",
     ),
 )
 

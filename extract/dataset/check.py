@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moodfuse.cache.console import short_repr
 from moodfuse.cache.csv_rows import describe_doubtful_labels
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.feasibility import check_feasible
@@ -33,6 +34,8 @@ from moodfuse.extract.media.decode import MEDIA_RULES
 from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, probe_many
 from moodfuse.extract.progress import FailureCounter, describe_statuses
+
+LISTED_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -110,20 +113,27 @@ def _read_headers(clips: Sequence[Clip], decoding: DecodeSettings) -> list[ClipS
 
 
 def _label_lines(clips: Sequence[Clip], groups: Mapping[str, str]) -> Iterator[str]:
-    """Warnings about labels, and the clips and groups of each label; `groups` is by id, of usable clips."""
+    """Warnings about labels, the clips and groups of each label, and which groups hold several clips.
+
+    `groups` is by id, of usable clips.
+    """
     yield from (f"WARNING {line}" for line in describe_doubtful_labels(clips))
     usable = [clip for clip in clips if clip.id in groups]
     for label, count in sorted(Counter(clip.label for clip in usable).items()):
         groups_of_label = {groups[clip.id] for clip in usable if clip.label == label}
         yield f"{label}: {count} clips, {len(groups_of_label)} groups"
+    sizes = Counter(groups[clip.id] for clip in usable)
+    if shared := sorted((-size, group) for group, size in sizes.items() if size > 1):
+        names = ", ".join(f"{short_repr(group)} ({-size} clips)" for size, group in shared[:LISTED_GROUPS])
+        if len(shared) > LISTED_GROUPS:
+            names += f", and {len(shared) - LISTED_GROUPS} more"
+        counted = "1 group holds" if len(shared) == 1 else f"{len(shared)} groups hold"
+        yield f"{counted} more than one clip: {names}"
 
 
 def _clip_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
-    """Which clips are refused, and the clips and groups of each label."""
+    """Which clips are refused, the clips and groups of each label, and copies of files."""
     yield from describe_statuses(statuses)
     groups = {status.clip.id: status.group for status in statuses if status.ok}
     yield from _label_lines([status.clip for status in statuses], groups)
-    sizes = Counter(status.group for status in statuses)
-    if shared := sum(size > 1 for size in sizes.values()):
-        yield f"{shared} groups hold more than one clip"
     yield from describe_copies(statuses)

@@ -7,7 +7,7 @@ parts of a whole. `docs/audit.md` reports how the thresholds were measured.
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import PurePath
@@ -167,19 +167,24 @@ def describe_audit(audit: Audit) -> Iterator[str]:
     """The pairs of different groups as lines for the user, what to do, and how many are in one group."""
     across = [finding for finding in audit.findings if not finding.grouped]
     if across:
-        by_name = sum(finding.kind == "name" for finding in across)
-        pairs = "pair" if len(across) - by_name == 1 else "pairs"
+        similar = _pairs(finding for finding in across if finding.kind != "name")
+        pairs = "pair" if len(similar) == 1 else "pairs"
         yield (
-            f"{len(across) - by_name} {pairs} of clips of different groups may be duplicates, {by_name} more "
-            "by name:"
+            f"{len(similar)} {pairs} of clips of different groups may be duplicates, "
+            f"{len(_pairs(across) - similar)} more by name:"
         )
         yield from (f"  {_describe(finding)}" for finding in across)
         yield f"  {REMEDY}"
     else:
         yield "no clips of different groups have similar audio, frames or names"
-    if together := len(audit.findings) - len(across):
-        pairs = "pair is" if together == 1 else "pairs are"
-        yield f"{together} similar {pairs} in one group already"
+    if together := _pairs(finding for finding in audit.findings if finding.grouped):
+        pairs = "pair is" if len(together) == 1 else "pairs are"
+        yield f"{len(together)} similar {pairs} in one group already"
+
+
+def _pairs(findings: Iterable[Finding]) -> set[frozenset[str]]:
+    """The pairs of clips of findings; a pair may have several, such as similar audio and numbered names."""
+    return {frozenset((finding.first, finding.second)) for finding in findings}
 
 
 def _describe(finding: Finding) -> str:

@@ -87,7 +87,25 @@ def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
     assert "similar audio: sad/0.mp4 and sad/copy-of-0.mp4, from " in text and "--group-pattern" in text
     assert "similar audio" not in "\n".join(check(tmp_path, folds=2, decode=False).lines)
     grouped = "\n".join(check(tmp_path, folds=2, group_pattern=r"sad/(?:copy-of-)?(0)").lines)
-    assert "are in one group already" in grouped and "1 groups hold more" in grouped
+    assert "1 similar pair is in one group already" in grouped
+    assert "1 group holds more than one clip: '0' (2 clips)" in grouped
+
+
+def test_groups_of_several_clips_are_named(tmp_path: Path) -> None:
+    """The ten largest, with their numbers of clips, also where no fold plan is possible."""
+    rows = [
+        f"{label}-{group}-{clip}.mp4,{label},{label} {group}"
+        for label in ("sad", "fear")
+        for group in range(6)
+        for clip in range(3 if (label, group) == ("sad", 5) else 2)
+    ]
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join(["path,label,group", *rows, "a.mp4,tension,"]))
+    with pytest.raises(InputError, match="not read because no fold plan is possible") as refused:
+        check(table, folds=2, decode=False)
+    (line,) = [line for line in str(refused.value).splitlines() if "hold more than one clip" in line]
+    assert line.startswith("  12 groups hold more than one clip: 'sad 5' (3 clips), 'fear 0' (2 clips), ")
+    assert line.endswith("'sad 2' (2 clips), and 2 more")
 
 
 def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) -> None:

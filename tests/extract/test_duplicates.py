@@ -134,6 +134,27 @@ def test_numbered_names_are_suggested() -> None:
     assert find_duplicates([clip(f"x/img({number}).mp4") for number in range(40)]) == ()
 
 
+def test_a_pair_with_several_findings_is_counted_once() -> None:
+    """Similar audio and numbered names of two clips are one pair, whichever clip comes first."""
+
+    def finding(kind: str, first: str, second: str, *, grouped: bool) -> Finding:
+        return Finding(kind, first, second, 0.5, 0.0, 0.0, 0.0, grouped)
+
+    findings = [
+        finding(kind, *names, grouped=grouped)
+        for grouped in (False, True)
+        for kind, *names in (
+            ("sound", "b", "a"),
+            ("frames", "a", "b"),
+            ("name", "a", "b"),
+            ("name", "a", "c"),
+        )
+    ]
+    lines = list(describe_audit(Audit("", tuple(findings))))
+    assert lines[0] == "1 pair of clips of different groups may be duplicates, 1 more by name:"
+    assert lines[-1] == "2 similar pairs are in one group already"
+
+
 @pytest.mark.parametrize("find", [match_audio, match_frames])
 def test_every_pair_of_copies_is_found(find: Callable[..., list[Match]]) -> None:
     """Copies of two recordings, some of them later, and another recording."""
@@ -148,11 +169,14 @@ def test_every_pair_of_copies_is_found(find: Callable[..., list[Match]]) -> None
 
 def test_pairs_are_counted() -> None:
     """One is a pair, two are pairs."""
-    across = Finding("sound", "a", "b", 0.9, 0.0, 1.0, 3.0, grouped=False)
-    grouped = Finding("sound", "a", "b", 0.9, 0.0, 1.0, 3.0, grouped=True)
+    findings = [
+        Finding("sound", "a", second, 0.9, 0.0, 1.0, 3.0, grouped=grouped)
+        for second in ("b", "c")
+        for grouped in (False, True)
+    ]
     for count, first, last in (
         (1, "1 pair of clips of different groups may be", "1 similar pair is in one group already"),
         (2, "2 pairs of clips of different groups may be", "2 similar pairs are in one group already"),
     ):
-        lines = list(describe_audit(Audit("rules", (across, grouped) * count)))
+        lines = list(describe_audit(Audit("rules", tuple(findings[: 2 * count]))))
         assert lines[0].startswith(first) and lines[-1] == last
