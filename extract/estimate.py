@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.terminal import ProgressBar
+from moodfuse.extract.networks import VideoPreprocessing
 from moodfuse.extract.pending import Work
+from moodfuse.extract.recipe_files import read_preprocessing
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -27,6 +29,11 @@ class Estimate:
     def __add__(self, other: "Estimate") -> "Estimate":
         return Estimate(self.seconds + other.seconds, self.megabytes + other.megabytes)
 
+    def __str__(self) -> str:
+        time = "less than a minute" if self.seconds < 60 else f"about {self.seconds / 60:.1f} minutes"
+        disk = "less than 1 MB" if self.megabytes < 1 else f"{self.megabytes:.0f} MB"
+        return f"{time}, {disk} of disk"
+
 
 def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[str, ...]) -> Iterator[str]:
     """What is left to do for each source and in all, with estimates of time and disk space."""
@@ -41,15 +48,25 @@ def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tupl
                 estimate = measure(work, settings.recipes.weights_of(work.recipe.source), classes=classes)
             release_freed_memory()
             total += estimate
-            cost = f": about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
+            cost = f": {estimate}"
         blocks = f"{len(work.networks)} blocks" if work.recipe.tuning else "one frozen block"
         tasks = f"{len(work.trunk)} clips to embed, {work.to_tune} networks to tune for {blocks}"
-        yield f"{work.recipe.source} ({work.recipe.depth}): {tasks}{cost}"
+        yield f"{work.recipe.source} ({_describe_recipe(work.recipe)}): {tasks}{cost}"
     if total != Estimate():
         repeats = settings.networks.repeats
         under = f" under {repeats} fold plans" if repeats > 1 else ""
-        cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
-        yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
+        yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {total}"
+
+
+def _describe_recipe(recipe: Recipe) -> str:
+    """The depth, and what a video source reads unless that is one crop of even frames."""
+    facts, preprocessing = [str(recipe.depth)], read_preprocessing(recipe)
+    if isinstance(preprocessing, VideoPreprocessing):
+        if preprocessing.frame_windows:
+            facts.append(str(preprocessing.frame_windows))
+        if preprocessing.crops > 1:
+            facts.append(f"{preprocessing.crops} crops")
+    return ", ".join(facts)
 
 
 def describe_export(without: Sequence[Recipe], *, crossfit: bool) -> str:

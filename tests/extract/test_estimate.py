@@ -1,12 +1,14 @@
 """Estimates of time and disk, and when they are made."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from moodfuse.extract.estimate import describe_export, measure
+from moodfuse.extract.estimate import Estimate, describe_export, describe_work, measure
 from moodfuse.extract.pending import MIN_CLIPS, Work
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.settings import ExtractSettings
 
 FROZEN = build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu"))
 CLIPS = tuple(f"{number:064d}" for number in range(MIN_CLIPS))
@@ -42,3 +44,26 @@ def test_tuned_embeddings_need_a_network_of_all_clips() -> None:
     assert "except those at the level of embedding of b; add --for-export" in line
     line = describe_export(recipes, crossfit=False)
     assert "except those at the level of logits of a, b and at the level of embedding of b; add" in line
+
+
+def test_small_estimates_have_no_zeros() -> None:
+    """Nothing is said to take 0.0 minutes or 0 MB."""
+    assert str(Estimate(3.0, 0.2)) == "less than a minute, less than 1 MB of disk"
+    assert str(Estimate(90.0, 951.4)) == "about 1.5 minutes, 951 MB of disk"
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ("even", "i3d (frozen): "),
+        ("windows:2", "i3d (frozen, 2 windows of 32 frames at 25.0 per second): "),
+        ("even,crops:3", "i3d (frozen, 3 crops): "),
+        ("windows:1@5,crops:3", "i3d (frozen, 1 window of 32 frames at 5.0 per second, 3 crops): "),
+    ],
+)
+def test_the_line_of_a_source_has_its_frames(frames: str, expected: str) -> None:
+    """Unless it reads one crop of even frames."""
+    recipe = build_recipe("i3d", RecipeChoice(depth="frozen", frames={"i3d": frames}, device="cpu"))
+    settings = ExtractSettings(Path("clips"), Path("work"))
+    (line,) = describe_work([Work(recipe, CLIPS[:1], (), 0, 52)], settings, ("a", "b"))
+    assert line == f"{expected}1 clips to embed, 0 networks to tune for one frozen block"
