@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points, packages_distributions
 from typing import Any, Literal
@@ -281,9 +282,13 @@ def list_networks() -> Iterator[str]:
     """Lines for the user: the networks of the table, of other packages and of hubs, and what is missing."""
     for spec in NETWORKS.values():
         yield f"{spec.name}: {spec.modality}, embedding {spec.embedding_width}"
-    yield f"{TORCHVISION}NAME, such as {TORCHVISION}r3d_18: video models"
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        yield f"{entry.name}: of the package {entry.dist.name if entry.dist else entry.value}"
+        facts = ""
+        with suppress(Exception):  # code of others, whose errors matter only where the network is a source
+            spec = _added_spec(entry.name)
+            facts = f"{spec.modality}, embedding {spec.embedding_width}, "
+        yield f"{entry.name}: {facts}of the package {entry.dist.name if entry.dist else entry.value}"
+    yield f"{TORCHVISION}NAME, such as {TORCHVISION}r3d_18: video models"
     for prefix, hub in HUBS.items():
         state = "" if is_installed(hub) else f"; not installed: pip install 'moodfuse[{hub.extra}]'"
         yield f"{prefix}:NAME, such as {hub.example}: {hub.contents}{state}"

@@ -1,6 +1,8 @@
 """The table of networks, their common base class, and what all of them have in common."""
 
+import importlib
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +14,13 @@ import torch.nn.functional as F
 
 from moodfuse.cache.digests import digest16
 from moodfuse.extract.inference import make_network
-from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, create_network, network_spec
+from moodfuse.extract.networks import (
+    NETWORKS,
+    AudioPreprocessing,
+    create_network,
+    list_networks,
+    network_spec,
+)
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.inputs import preprocessing_from_record
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
@@ -91,6 +99,18 @@ def test_a_package_can_add_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert create_network("mine", num_classes=2).spec.name == "mine"
     with pytest.raises(LookupError, match="unknown source 'c4d'; known: audio-stats, c3d, .*mine, .*torch"):
         network_spec("c4d")
+    lines = list(list_networks())
+    assert lines[len(NETWORKS)] == "mine: audio, embedding 256, of the package added"
+    assert lines[len(NETWORKS) + 1].startswith("torchvision:")
+    (tmp_path / "added.py").write_text("raise RuntimeError\n")
+    monkeypatch.delitem(sys.modules, "added")
+    importlib.invalidate_caches()
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+    assert list(list_networks()) == [
+        *lines[: len(NETWORKS)],
+        "mine: of the package added",
+        *lines[len(NETWORKS) + 1 :],
+    ]
 
 
 @pytest.mark.usefixtures("narrow")

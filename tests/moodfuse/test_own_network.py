@@ -64,7 +64,9 @@ def test_a_network_of_a_wheel_goes_through_all_stages(
     on_path: Path, export: Callable[..., Path], dataset: Path, tmp_path: Path
 ) -> None:
     """Tuned at depth head with its own weights, fused, exported; predicted and served by new processes."""
-    assert "colours: of the package colour-network" in run("networks")
+    networks = run("networks").splitlines()
+    line = networks.index("colours: video, embedding 16, of the package colour-network")
+    assert networks[line + 1].startswith("torchvision:") and networks[line + 2].startswith("torchvision:")
     model = export("colours", tmp_path)
     file = next((dataset / "clips").rglob("*.mp4"))
     expected = Model.load(model).predict_proba([str(file)])[0]
