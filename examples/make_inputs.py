@@ -6,8 +6,8 @@ The clips follow an emotion as those of `moodfuse demo` do, but are 6 s long. Th
 around the mean of each class, in place of those of CLIP and of an audio network.
 """
 
+import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,6 +76,8 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=".", help="where to write them (default: .)")
+    target = parser.parse_args().folder
     make_inputs(target)
     print(f"clips, videos, lists and features written to {target.resolve()}")

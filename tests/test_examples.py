@@ -32,3 +32,10 @@ def test_quick_start_notebook(tmp_path: Path) -> None:
     assert "both sources instead of CLIP alone" in done.stdout
     report = "examples/data/cache/runs/run-1/report/report.html"
     assert (tmp_path / report).is_file()
+
+
+def test_help_of_make_inputs_writes_nothing(tmp_path: Path) -> None:
+    """An option is not the name of a folder."""
+    call = [sys.executable, EXAMPLES / "make_inputs.py", "--help"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "usage: make_inputs.py [-h] [folder]" in done.stdout and not list(tmp_path.iterdir())
