@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.files import check_checksum
 from moodfuse.cache.recipe import Recipe
@@ -20,7 +18,6 @@ from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
-from moodfuse.evaluate.markup import markdown_text
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.scoring import repeated_score, score_resamples
 from moodfuse.evaluate.selection import (
@@ -51,6 +48,7 @@ from moodfuse.model.folder import (
     pack_training_clips,
     write_model,
 )
+from moodfuse.model.summary import summarize
 
 log = logging.getLogger(__name__)
 BEST = "best"
@@ -387,25 +385,3 @@ def _expected_scores(run: Run, result: Result, resamples: GroupResamples) -> dic
 
 def _json_number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 12)
-
-
-def summarize(card: ModelCard) -> str:
-    """Return `MODEL.md`, the summary of a model, in which Markdown shows names and commands as they are."""
-    environment = Environment(loader=PackageLoader("moodfuse.model", ""), undefined=StrictUndefined)
-    environment.filters |= {
-        "markdown": markdown_text,
-        "with_code": _markdown_with_code,
-        "number": _format_number,
-        "interval": lambda ends: "–" if set(ends) == {None} else f"[{', '.join(map(_format_number, ends))}]",
-    }
-    return environment.get_template("MODEL.md.j2").render(card=card, expected=card.expected)
-
-
-def _markdown_with_code(text: str) -> str:
-    """Escape text for Markdown; what stands between two backticks is code."""
-    parts = printable(text).split("`")
-    return "".join(f"`{part}`" if index % 2 else markdown_text(part) for index, part in enumerate(parts))
-
-
-def _format_number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

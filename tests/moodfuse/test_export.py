@@ -25,12 +25,12 @@ from moodfuse.export import (
     export_model,
     find_result,
     select_result,
-    summarize,
 )
 from moodfuse.extract.networks import NETWORKS
 from moodfuse.fuse.ablation import run_ablation
 from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.folder import ARRAYS, ModelCard, ModelSource
+from moodfuse.model.summary import summarize
 from tests.fuse.conftest import Corpus, make_cache
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
