@@ -19,6 +19,10 @@ LABELS = ("excited", "relaxation", "sad", "tension")
 FORMAT = ClipSettings(duration_s=6, width=96, height=72)
 
 
+NAMES = ("clips", "videos", "more", "test", "song.mp4", "film.mp4", "list.csv", "test.csv")
+NAMES += ("labels.csv", "songs.csv", "clip-vit.npz", "clip.npz", "wav2vec.npz")
+
+
 def make_inputs(folder: Path) -> None:
     """Write clips, videos, lists of them, features and their labels."""
     settings = CorpusSettings(labels=LABELS, groups_per_label=6, clips_per_group=(1,), clip=FORMAT)
@@ -79,5 +83,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=".", help="where to write them (default: .)")
     target = parser.parse_args().folder
+    if existing := [name for name in NAMES if (target / name).exists()]:
+        parser.error(f"{target.resolve()} has {existing[0]} already; give another folder")
     make_inputs(target)
-    print(f"clips, videos, lists and features written to {target.resolve()}")
+    print(f"{', '.join(NAMES)} written to {target.resolve()}")

@@ -39,3 +39,12 @@ def test_help_of_make_inputs_writes_nothing(tmp_path: Path) -> None:
     call = [sys.executable, EXAMPLES / "make_inputs.py", "--help"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "usage: make_inputs.py [-h] [folder]" in done.stdout and not list(tmp_path.iterdir())
+
+
+def test_make_inputs_overwrites_nothing(tmp_path: Path) -> None:
+    """A file of one of its names stays as it is."""
+    (tmp_path / "labels.csv").write_text("id,label\n")
+    call = [sys.executable, EXAMPLES / "make_inputs.py"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "labels.csv already; give another folder" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.csv"]

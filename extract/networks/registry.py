@@ -26,23 +26,61 @@ SPORTS1M_MEAN_RGB = (101.41, 97.66, 90.25)
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """One network of the table."""
+    """A network: what it reads, and the class that implements it.
 
-    name: str  # also of its source under the default recipe
+    Attributes
+    ----------
+    name : str
+        Also the name of its source under the default recipe.
+    modality : str
+        ``"video"`` or ``"audio"``.
+    factory : str
+        ``module:class`` of a `Network`, called as ``class(spec, num_classes)``.
+    preprocessing : VideoPreprocessing or AudioPreprocessing
+        How its input is made, unless pretrained weights bring their own.
+    embedding_width : int
+        Width of the embedding that enters the classifier.
+    frozen_width : int
+        Width of the embedding at depth ``frozen``; `embedding_width` unless given.
+    activation_width : int
+        Width of what `Network.trunk` returns; `embedding_width` unless given.
+    default_depth : str
+        Tuning depth unless a recipe sets it.
+    frame_rate_hz : float, optional
+        Frames per second at which a video network was trained, where one is known.
+    has_weights : bool
+        Whether the trunk has weights, which depth ``full`` tunes.
+    has_replaced_layers : bool
+        Whether new layers stand between the trunk and the classifier.
+    min_crop_s : float, optional
+        Shortest waveform in seconds that an audio network takes.
+    architecture : str
+        As `Recipe.architecture`.
+    weights : str, optional
+        Name or file of the pretrained weights, unless the user names others.
+    version : int
+        Raised with every change that changes numbers; it enters the digest of a recipe.
+    """
+
+    name: str
     modality: Modality
-    factory: str  # ``module:class`` of a `Network`, called as ``class(spec, num_classes)``
-    preprocessing: Preprocessing  # unless pretrained weights bring their own
-    embedding_width: int  # of the embedding that enters the classifier
-    frozen_width: int  # of the embedding at depth ``frozen``
-    activation_width: int  # of the trunk's output
-    default_depth: str = "head"  # tuning depth unless a recipe sets it
-    frame_rate_hz: float | None = None  # at which a video network was trained, where one is known
-    has_weights: bool = True  # whether the trunk has weights, which depth ``full`` tunes
-    has_replaced_layers: bool = False  # whether new layers stand between the trunk and the classifier
-    min_crop_s: float | None = None  # shortest waveform that an audio network takes
-    architecture: str = ""  # as `Recipe.architecture`
-    weights: str | None = None  # name or file of the pretrained weights, unless the user names others
-    version: int = 1  # raised with every change that changes numbers; it enters the digest of a recipe
+    factory: str
+    preprocessing: Preprocessing
+    embedding_width: int
+    frozen_width: int = 0
+    activation_width: int = 0
+    default_depth: str = "head"
+    frame_rate_hz: float | None = None
+    has_weights: bool = True
+    has_replaced_layers: bool = False
+    min_crop_s: float | None = None
+    architecture: str = ""
+    weights: str | None = None
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("frozen_width", "activation_width"):
+            object.__setattr__(self, name, getattr(self, name) or self.embedding_width)
 
 
 _TABLE = (
@@ -52,8 +90,6 @@ _TABLE = (
         factory="moodfuse.extract.networks.audio:OneDMCNN",
         preprocessing=AudioPreprocessing(),
         embedding_width=256,
-        frozen_width=256,
-        activation_width=256,
         default_depth="full",
         min_crop_s=2.0,
     ),
@@ -63,8 +99,6 @@ _TABLE = (
         factory="moodfuse.extract.networks.audio:TwoDMCNN",
         preprocessing=AudioPreprocessing(),
         embedding_width=160,
-        frozen_width=160,
-        activation_width=160,
         min_crop_s=7.0,
         version=3,
     ),
@@ -74,8 +108,6 @@ _TABLE = (
         factory="moodfuse.extract.networks.musicnn:Musicnn",
         preprocessing=AudioPreprocessing(),
         embedding_width=200,
-        frozen_width=200,
-        activation_width=200,
         default_depth="frozen",
         min_crop_s=3.0,
     ),
@@ -85,7 +117,6 @@ _TABLE = (
         factory="moodfuse.extract.networks.video:C3D",
         preprocessing=VideoPreprocessing(resize_hw=(128, 171), crop_px=112, mean=SPORTS1M_MEAN_RGB),
         embedding_width=512,
-        frozen_width=512,
         activation_width=8192,
         has_replaced_layers=True,
         version=2,
@@ -98,8 +129,6 @@ _TABLE = (
             resize_short_side_px=256, crop_px=224, scale=1 / 127.5, mean=(1.0, 1.0, 1.0)
         ),
         embedding_width=1024,
-        frozen_width=1024,
-        activation_width=1024,
         frame_rate_hz=25.0,  # Carreira and Zisserman 2017, arXiv 1705.07750
         version=2,
     ),
@@ -109,8 +138,6 @@ _TABLE = (
         factory="moodfuse.extract.networks.descriptors:FrameStats",
         preprocessing=VideoPreprocessing(resize_short_side_px=128, crop_px=128, scale=1 / 255),
         embedding_width=44,
-        frozen_width=44,
-        activation_width=44,
         default_depth="frozen",
         has_weights=False,
     ),
@@ -120,8 +147,6 @@ _TABLE = (
         factory="moodfuse.extract.networks.descriptors:AudioStats",
         preprocessing=AudioPreprocessing(),
         embedding_width=51,
-        frozen_width=51,
-        activation_width=51,
         default_depth="frozen",
         has_weights=False,
     ),

@@ -55,8 +55,6 @@ def torchvision_spec(network: str) -> NetworkSpec:
         factory=f"{__name__}:TorchvisionVideo",
         preprocessing=transforms_of(published_weights(network).DEFAULT),
         embedding_width=width,
-        frozen_width=width,
-        activation_width=width,
         frame_rate_hz=7.5 if network.startswith(f"{TORCHVISION}mvit") else 15.0,  # as torchvision documents
         version=2,
     )

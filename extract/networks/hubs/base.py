@@ -52,8 +52,6 @@ def make_frame_spec(
         factory=factory,
         preprocessing=preprocessing,
         embedding_width=width,
-        frozen_width=width,
-        activation_width=width,
         default_depth="frozen",
         weights=PRETRAINED,
     )

@@ -127,8 +127,6 @@ def _cached_spec(name: str, architecture: str) -> NetworkSpec:
         factory=f"{__name__}:{'HubFrames' if model.takes == 'frames' else 'HubClip'}",
         preprocessing=preprocessing,
         embedding_width=width,
-        frozen_width=width,
-        activation_width=width,
         default_depth="frozen",
         min_crop_s=1.0 if is_audio else None,
         architecture=architecture,
@@ -280,8 +278,8 @@ def _weights_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         return [folder / file for file in _read_index(folder / INDEX)]
     raise WeightsError(
-        f"{folder}: has no {SAFETENSORS}, the only format that is read here, as it holds no code; expected "
-        "the files of a repository of Hugging Face"
+        f"{folder}: has no {SAFETENSORS}, the only format that is read here, as it holds no code; take a "
+        "revision that has it, or convert pytorch_model.bin (docs/networks.md)"
     )
 
 
