@@ -31,7 +31,7 @@ _DATA_OPTIONS = (
         "--group-pattern",
         metavar="REGEX",
         help="Clips whose path below DATA gives the same match are a group; each clip without a match is "
-        "a group of its own.",
+        "a group of its own.  [default of extract: as in the cache]",
     ),
 )
 
@@ -150,7 +150,11 @@ class RecipeCommand(click.Command):
 @click.option(
     "--replan", is_flag=True, help="Discard the existing fold plan and assign all clips to folds again."
 )
-@click.option("--dry-run", is_flag=True, help="Decode and plan, print what would be computed, and stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Decode and plan, print what would be computed, and stop. The cache keeps the clips and the plan.",
+)
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
 @reading_options
 @click.pass_context

@@ -6,6 +6,7 @@ writes the same rows twice.
 """
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,11 +78,18 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, recipes)
+    has_cache = (settings.cache / MARKER).is_file()
+    if settings.group_pattern is None and settings.data.is_dir() and has_cache:
+        pattern = FeatureCache(settings.cache).reading.get("group-pattern")
+        if pattern is not None:
+            report(f"groups as in the cache: --group-pattern {shlex.quote(pattern)}; '' is for no pattern")
+            settings = replace(settings, group_pattern=pattern)
+    settings = replace(settings, group_pattern=settings.group_pattern or None)
     data = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
     warnings = (f"WARNING {line}" for line in describe_doubtful_labels(data.clips))
     for line in (*data.messages, *warnings, *_weights_lines(recipes, settings)):
         report(line)
-    if not (settings.cache / MARKER).is_file():  # a cache already has a plan
+    if not has_cache:  # a cache already has a plan
         check_feasible(data.clips, settings.plan)
     cache = FeatureCache(settings.cache, create=True)
     recipes = [replace(recipe, source=name_in_cache(cache, recipe)) for recipe in recipes]

@@ -50,6 +50,18 @@ def add_mute_clip(runner) -> None:
     make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=settings, audio=False)
 
 
+def test_a_group_pattern_stays_in_force_in_its_cache(runner) -> None:
+    """An empty pattern ends it."""
+    runner.keep(8)
+    runner(plan=FOLDS, sources=("frame-stats",), group_pattern="[a-z]+/[0-3]")
+    groups = [status.group for status in runner.open().clips]
+    runner(plan=FOLDS, sources=("frame-stats",))
+    assert [status.group for status in runner.open().clips] == groups
+    assert "groups as in the cache: --group-pattern '[a-z]+/[0-3]'; '' is for no pattern" in runner.lines
+    runner(plan=FOLDS, sources=("frame-stats",), group_pattern="")
+    assert [status.group for status in runner.open().clips] != groups
+
+
 def test_all_depths_give_blocks_and_a_rerun_changes_nothing(all_depths) -> None:
     """Frozen, head and full tuning give complete blocks; a rerun decodes, tunes and writes nothing."""
     runner, done = all_depths.runner, all_depths.done
