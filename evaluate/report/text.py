@@ -87,11 +87,11 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
     if not ends.known:
         verdict = "Without an interval, the accuracy cannot be compared with these baselines."
     elif ends.low > baseline:
-        verdict = "The whole interval lies above both baselines."
+        verdict = "The interval of the estimate lies above both baselines."
     elif ends.high < baseline:
-        verdict = "The whole interval lies below the better baseline."
+        verdict = "The interval of the estimate lies below the better baseline."
     else:
-        verdict = "The interval contains the better baseline: no significant difference."
+        verdict = "The interval of the estimate contains the better baseline: no significant difference."
     yield (
         f"Baselines: always predicting “{label}” is {percent(majority)} accurate, guessing "
         f"{percent(chance)}. {verdict}"
