@@ -32,10 +32,9 @@ class FrameWindows:
     rate_hz: float
 
     def __post_init__(self) -> None:
-        is_usable = (
-            type(self.windows) is int and self.windows > 0 and self.windows * self.frames <= MAX_FRAMES
-        )
-        if not (is_usable and 0 < self.rate_hz <= 1000):
+        counts = (self.windows, self.frames)
+        is_usable = all(type(count) is int and count > 0 for count in counts)
+        if not (is_usable and self.windows * self.frames <= MAX_FRAMES and 0 < self.rate_hz <= 1000):
             raise InputError(
                 f"{self}; expected 1 window or more, at most {MAX_FRAMES} frames in all, and a rate of more "
                 "than 0 and at most 1000 per second"

@@ -93,8 +93,8 @@ class RecipeCommand(click.Command):
     multiple=True,
     metavar="SOURCE=FRAMES",
     help="Frames that a video source reads: even (over the whole clip; the default), or windows:N[@RATE], N "
-    "short windows at a frame rate; with ,crops:3 three crops of them. Windows and crops are embedded on "
-    "their own and averaged. Repeat for several sources.",
+    "short windows at RATE frames per second, by default that of the network's training; with ,crops:3 three "
+    "crops of each frame. Windows and crops are embedded separately, then averaged. Repeat for several.",
 )
 @click.option(
     "--device", default="auto", show_default=True, help="Device of the networks: auto, cpu or cuda."

@@ -127,7 +127,7 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
         rows, clips = len(work.networks) * work.clips, max(map(len, work.networks))
         floats += rows * (network.spec.embedding_width + len(classes))
         if recipe.tunes_trunk:
-            crop = place_batch(recipe, torch.zeros(1, *_input_shape(network, tuning.crop_s)))
+            crop = place_batch(recipe, torch.zeros(1, *_input_shape(network, tuning.crop_s, crops=1)))
             pass_s, train_s = pass_seconds(network), seconds_of(train, crop)
             seconds += work.to_tune * tuning.epochs * clips * (0.8 * train_s + 0.2 * pass_s) + rows * pass_s
             floats += work.to_tune * _count_values(network.parameters())
@@ -139,14 +139,17 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
     return Estimate(seconds, 4 * floats / 1e6)
 
 
-def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
-    """Shape of an input of a whole clip, or of `crop_s` seconds of its audio, without the batch axis."""
+def _input_shape(network: "Network", crop_s: float, crops: int | None = None) -> tuple[int, ...]:
+    """Shape of an input of a whole clip, or of `crop_s` seconds of its audio, without the batch axis.
+
+    `crops` of the frames are those of the network unless given; there is one in tuning.
+    """
     from moodfuse.extract.networks.inputs import AudioPreprocessing
 
     preprocessing = network.preprocessing
     if isinstance(preprocessing, AudioPreprocessing):
         return (round(crop_s * preprocessing.sample_rate_hz) or preprocessing.samples,)
-    frames = preprocessing.view_frames * max(preprocessing.windows, 1) * preprocessing.crops
+    frames = preprocessing.view_frames * max(preprocessing.windows, 1) * (crops or preprocessing.crops)
     return 3, frames, preprocessing.crop_px, preprocessing.crop_px
 
 

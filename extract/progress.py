@@ -9,7 +9,7 @@ from moodfuse.cache.records import ClipStatus
 from moodfuse.extract.media.limits import ReadingRules
 
 
-def counted(reasons: Sequence[str]) -> str:
+def count_reasons(reasons: Sequence[str]) -> str:
     """Counts by reason, the most frequent first: ``3 refused: 2 truncated, 1 not_media``."""
     counts = Counter(reasons).most_common()
     return f"{len(reasons)} refused: " + ", ".join(f"{count} {reason}" for reason, count in counts)
@@ -20,7 +20,7 @@ def describe_statuses(statuses: Sequence[ClipStatus]) -> list[str]:
     refused = [status for status in statuses if not status.ok]
     lines = [f"refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused]
     if refused:
-        lines.append(counted([status.reason for status in refused]))
+        lines.append(count_reasons([status.reason for status in refused]))
     if incomplete := sum(status.reason in ("no_audio", "no_video") for status in refused):
         hint = "add --missing impute to keep them"
         lines.append(f"{incomplete} of them have no audio or no video stream: {hint}")
@@ -53,7 +53,7 @@ class FailureCounter:
         if len(self.refused) == self.max_failures:
             names = ", ".join(f"{name} ({reason})" for name, reason in self.refused)
             raise TooManyRefusedError(
-                f"stopped: {counted([reason for _, reason in self.refused])}; --max-failures is "
+                f"stopped: {count_reasons([reason for _, reason in self.refused])}; --max-failures is "
                 f"{self.max_failures}. They are {names}. Correct them, or allow more failures, and run "
                 f"the same "
                 "command again; finished results are kept"

@@ -274,8 +274,11 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     if last is not None:
         _check_blocks(source, last, spec)
     preprocessing = (spec if facts is None else facts).preprocessing
-    if frames := choice.frames_of(source) or table.get("frames"):
-        preprocessing = _choose_frames(source, frames, preprocessing, spec)
+    if (frames := choice.frames_of(source)) is not None:
+        preprocessing = _choose_frames(f"--frames {source}={frames}", frames, preprocessing, spec)
+    elif "frames" in table:
+        where = f"recipe {name}, table [{network}], frames = {table['frames']!r}"
+        preprocessing = _choose_frames(where, table["frames"], preprocessing, spec)
     device = resolve_device(choice.device)
     check_precision(choice.precision, device)
     if choice.compile:
@@ -299,10 +302,9 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
 
 
 def _choose_frames(
-    source: str, frames: object, preprocessing: Preprocessing, spec: NetworkSpec
+    where: str, frames: object, preprocessing: Preprocessing, spec: NetworkSpec
 ) -> Preprocessing:
     """The preprocessing of a video source with the frames that the user or the recipe chose."""
-    where = f"--frames {source}={frames}"
     if not isinstance(preprocessing, VideoPreprocessing):
         raise InputError(f"{where}: {spec.name} reads audio; choose frames for video sources only")
     match = _FRAMES.fullmatch(str(frames))
@@ -311,17 +313,19 @@ def _choose_frames(
             f"{where}: expected even, windows:N or windows:N@RATE, such as windows:4@12.5, and ,crops:3 for "
             "three crops"
         )
-    if match[3]:
-        preprocessing = replace(preprocessing, crops=3)
-    if not match[1]:
-        return preprocessing
-    rate_hz = float(match[2]) if match[2] else spec.frame_rate_hz
+    windows, rate, three = match.groups()
+    rate_hz = (float(rate) if rate else spec.frame_rate_hz) if windows else 0.0
     if rate_hz is None:
         raise InputError(
             f"{where}: the frame rate at which {spec.name} was trained is not known; add it, in frames per "
-            f"second, such as {frames}@12.5"
+            f"second, such as windows:{windows}@12.5"
         )
-    return replace(preprocessing, windows=int(match[1]), frame_rate_hz=rate_hz)
+    try:
+        return replace(
+            preprocessing, windows=int(windows or 0), frame_rate_hz=rate_hz, crops=3 if three else 1
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def source_weights(source: str, choice: RecipeChoice) -> WeightsFacts | None:

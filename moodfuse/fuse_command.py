@@ -177,19 +177,20 @@ def _fuse(cache: "FeatureCache", settings: "AblationSettings", *, wide: bool) ->
 
     run = run_ablation(cache, settings)
     write_run(cache, run)
-    shared = [note for note in run.results[0].notes if all(note in one.notes for one in run.results)]
+    notes = (note for note in run.results[0].notes if note != LEAKY_MARK)
+    shared = [note for note in notes if all(note in result.notes for result in run.results)]
     columns = (Column("result"), Column("accuracy", number=True), Column("notes", drop=1))
     rows = [
         (result.name, f"{accuracy:.3f}", "; ".join(note for note in result.notes if note not in shared))
         for result, accuracy in zip(run.results, accuracies(run), strict=True)
     ]
-    kept = 3 if any(notes for *_, notes in rows) else 2
+    kept = 3 if any(row[-1] for row in rows) else 2
     print_table(columns[:kept], [[row[:kept] for row in rows]], wide=wide)
     measure = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
     plans = f", mean over {1 + len(run.repeat_folds)} fold plans" if run.repeat_folds else ""
     click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}{plans}")
     for note in shared:
-        remedy = " (settings are chosen where the training side of every fold has 3 groups of each class)"
+        remedy = " (in folds whose training side has fewer than 3 groups of a class)"
         print_lines([f"note: {note}{remedy if note == FEW_GROUPS else ''}"], wrap=True)
     click.echo(f"next: moodfuse evaluate --cache {cache.path} --run {run.name}")
     return run

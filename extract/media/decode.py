@@ -63,9 +63,9 @@ class DecodedClip:
     extents : tuple of Extent
         How much of its video and audio was decoded. Only `allow_partial` accepts less than 95 %.
     other_waveforms : mapping of int to (ndarray, int)
-        `waveform` and `waveform_samples` at the other sampling rates that were asked for, by rate in Hz.
+        `waveform` and `waveform_samples` at the other sampling rates that were requested, by rate in Hz.
     other_frames : mapping of FrameWindows to (ndarray, ndarray)
-        `frames` and `frame_times_s` in the short windows that were asked for.
+        `frames` and `frame_times_s` in the short windows that were requested.
     """
 
     frames: np.ndarray

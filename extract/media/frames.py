@@ -1,7 +1,8 @@
 """Decode the frames of a window of an open media file.
 
-They are those on screen at the middles of 32 equal intervals of the window, and at other times that are asked
-for: the last frame with presentation time <= that time, or the first of the file where there is none yet.
+They are those on screen at the middles of 32 equal intervals of the window, and at other times that are
+requested: the last frame with presentation time <= that time, or the first of the file where there is none
+yet.
 """
 
 import math

@@ -75,9 +75,7 @@ class Network(nn.Module):
         )
         if views <= 1:
             return self.trunk(x)
-        clips = len(x)
-        x = x.unflatten(2, (views, -1)).transpose(1, 2).flatten(0, 1)
-        return self.trunk(x).unflatten(0, (clips, views)).mean(dim=1)
+        return torch.stack([self.trunk(view) for view in x.chunk(views, dim=2)]).mean(dim=0)
 
     def pool_frozen(self, activation: Tensor) -> Tensor:
         """The embedding ``[N, frozen_width]`` at depth ``frozen``, from the activations."""

@@ -23,9 +23,9 @@ class VideoPreprocessing:
 
     crop_px: int  # side of the square crop, taken after resizing
     frames: int = FRAMES  # at the middles of this many equal intervals of a clip, or of each window
-    windows: int = 0  # number of short windows that are embedded on their own and averaged; 0: none
+    windows: int = 0  # number of short windows, which are embedded separately and averaged; 0: none
     frame_rate_hz: float = 0.0  # of the frames of a window
-    crops: int = 1  # in the centre, or 3 along the longer side, embedded on their own and averaged
+    crops: int = 1  # in the centre, or 3 along the longer side, embedded separately and averaged
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear uint8"

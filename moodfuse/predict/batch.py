@@ -19,8 +19,7 @@ from moodfuse.extract.dataset.scan import (
     find_media,
 )
 from moodfuse.extract.decoding import MediaError
-from moodfuse.extract.progress import FailureCounter
-from moodfuse.extract.progress import counted as count_reasons
+from moodfuse.extract.progress import FailureCounter, count_reasons
 from moodfuse.model.answers import list_columns, list_windows
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import Answer, LabelRequest, Refusal, Timeline, make_refusal

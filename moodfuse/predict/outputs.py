@@ -152,21 +152,22 @@ def _parquet_table(answers: Iterable[Answer], columns: Sequence[str]) -> bytes:
 def lock_output(path: Path | None) -> Iterator[None]:
     """Raise InputError if another run writes to the same output, where the system can lock files.
 
-    The lock is on `FILE.lock`, as the output itself is replaced. It ends with the process, even if that is
-    killed.
+    The lock is on `.FILE.predict-lock`, as the output itself is replaced. It ends with the process, even if
+    that is killed.
     """
-    if path is None or find_spec("fcntl") is None:  # Windows
+    is_file = path is not None and (path.is_file() or not path.exists())  # not a pipe
+    if path is None or not is_file or find_spec("fcntl") is None:  # Windows
         yield
         return
     import fcntl
 
     target = path.resolve()
-    lock = target.with_name(f"{target.name}.lock")
+    lock = target.with_name(f".{target.name}.predict-lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     busy = InputError(
         f"{path}: another predict is writing to this file; wait for it, or choose another --output"
     )
-    with lock.open("w") as stream:
+    with lock.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

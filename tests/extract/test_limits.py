@@ -15,7 +15,7 @@ from moodfuse.cli import main
 from moodfuse.extract.media import pool
 from moodfuse.extract.media.limits import MAX_DEADLINE_S, Limits, MediaError, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest
-from moodfuse.extract.progress import FailureCounter, TooManyRefusedError, counted
+from moodfuse.extract.progress import FailureCounter, TooManyRefusedError, count_reasons
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
@@ -48,7 +48,7 @@ def test_an_error_survives_pickling() -> None:
 
 def test_refusals_are_counted_by_reason() -> None:
     """The most frequent reason comes first."""
-    assert counted(["empty", "truncated", "truncated"]) == "3 refused: 2 truncated, 1 empty"
+    assert count_reasons(["empty", "truncated", "truncated"]) == "3 refused: 2 truncated, 1 empty"
 
 
 def test_a_batch_ends_at_its_number_of_refusals() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.extract.networks import Preprocessing
+from moodfuse.extract import recipe_files
+from moodfuse.extract.networks import Preprocessing, network_spec
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, option_names, read_preprocessing
 
 NETWORKS = ("onedmcnn", "twodmcnn", "c3d", "i3d")
@@ -80,15 +81,28 @@ def test_video_sources_read_even_frames_or_short_windows(recipe_file) -> None:
     file = recipe_file("short.toml", '[i3d]\nframes = "windows:2"\n')
     assert preprocessing("i3d@short", "", file) == short
     assert preprocessing("i3d@short", "even", file) == even
+    own = replace(short, crops=3)
+    for frames, expected in (("even", even), ("windows:2", short)):
+        spec = replace(network_spec("i3d"), preprocessing=own)
+        assert recipe_files._choose_frames("", frames, own, spec) == expected
     for source, frames, message in (
         ("twodmcnn", "windows:2", "twodmcnn reads audio; choose frames for video sources only"),
         ("c3d", "windows:2", "frame rate at which c3d was trained is not known; .* such as windows:2@12.5"),
         ("i3d", "windows", r"expected even, windows:N or windows:N@RATE, such as windows:4@12.5"),
-        ("i3d", "windows:33", "33 windows of 32 frames at 25.0 per second; expected .* at most 1024 frames"),
+        (
+            "i3d",
+            "windows:33",
+            "--frames i3d=windows:33: 33 windows of 32 frames at 25.0 per second; expected .* 1024 frames",
+        ),
         ("i3d", "windows:2@0", "a rate of more than 0"),
     ):
         with pytest.raises(InputError, match=message):
             preprocessing(source, frames)
+    wrong = recipe_file("wrong.toml", "[i3d]\nframes = false\n")
+    with pytest.raises(
+        InputError, match=r"wrong.toml, table \[i3d\], frames = False: expected even, windows:N"
+    ):
+        preprocessing("i3d@wrong", "", wrong)
 
 
 def test_sources_carry_their_recipe(recipe_file) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from moodfuse import cli
 from moodfuse.cache import terminal
 from moodfuse.cli import COMMANDS, main
 from moodfuse.extract.networks import create_network
@@ -30,8 +29,12 @@ RUN = ("--cache", "work")
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command as in a terminal of 80 columns, and return what it prints."""
-    monkeypatch.setattr(terminal, "terminal_width", lambda stream: 80)
-    monkeypatch.setattr(cli, "terminal_width", lambda stream: 80)
+    original = terminal.terminal_width
+    for name, module in list(
+        sys.modules.items()
+    ):  # modules that were imported before have a name of their own
+        if name.startswith("moodfuse") and getattr(module, "terminal_width", None) is original:
+            monkeypatch.setattr(module, "terminal_width", lambda stream: 80)
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: str) -> str:

@@ -187,7 +187,7 @@ def test_matrices_and_mistakes_are_those_of_the_result(html: str) -> None:
 def test_chosen_settings_are_those_of_the_result(html: str) -> None:
     """A result without them has no such line."""
     assert html.count("by fold, chosen on inner folds") == html.count("C by fold") == 1
-    assert "C by fold, chosen on inner folds: not chosen, 0.1, 1.0." in html
+    assert "chosen on inner folds under the first fold plan: default, 0.1, 1." in html
     run = build_run()
     *others, scaled = run.results
     page = render_page(evaluate_run(replace(run, results=(*others, replace(scaled, settings=()))), draws=20))

@@ -197,6 +197,16 @@ def test_two_runs_do_not_write_to_one_output(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["link.jsonl"]
 
 
+def test_the_lock_of_an_output_leaves_other_files(tmp_path: Path) -> None:
+    """A file of another program that ends with .lock keeps its bytes; a pipe is written without a lock."""
+    (tmp_path / "poetry.lock").write_text("keep")
+    os.mkfifo(tmp_path / "pipe")
+    with lock_output(tmp_path / "poetry"), lock_output(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "poetry.lock").read_text() == "keep"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["pipe", "poetry.lock"]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_refused_files_are_removed_to_try_them_again(form: str, tmp_path: Path) -> None:
     """Only refused rows of requested files are removed."""
