@@ -1,4 +1,4 @@
-"""The system's browser, for tests of several packages."""
+"""The system's browser, for tests of several packages, and the order of the tests."""
 
 import os
 import shutil
@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest module first, so that one process does not run it alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_console_blocks.py")
 
 
 @pytest.fixture(scope="module")
