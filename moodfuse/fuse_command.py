@@ -190,8 +190,8 @@ def _fuse(cache: "FeatureCache", settings: "AblationSettings", *, wide: bool) ->
     plans = f", mean over {1 + len(run.repeat_folds)} fold plans" if run.repeat_folds else ""
     click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}{plans}")
     for note in shared:
-        remedy = " (in folds whose training side has fewer than 3 groups of a class)"
-        print_lines([f"note: {note}{remedy if note == FEW_GROUPS else ''}"], wrap=True)
+        where = " (in folds whose training side has fewer than 3 groups of a class)"
+        print_lines([f"note: {note}{where if note == FEW_GROUPS else ''}"], wrap=True)
     click.echo(f"next: moodfuse evaluate --cache {cache.path} --run {run.name}")
     return run
 
